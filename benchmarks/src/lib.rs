@@ -1,0 +1,1 @@
+//! Ours beside named peers, in one run.

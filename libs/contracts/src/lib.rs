@@ -1,0 +1,43 @@
+//! The words everyone shares: generated proto types, ids, units, events, windows, manifests and
+//! the loading of configuration. Knows nobody, opens nothing, decides nothing.
+//!
+//! It promises that a value of one of its types is well formed: an [`Event`] has been validated,
+//! a [`Window`] is not inverted, a [`GenerationId`] is the hash of a manifest.
+//!
+//! ```
+//! use chrono::Utc;
+//! use tidegate_contracts::{ContentType, Event};
+//!
+//! let json = br#"{"id": "m-1", "parts": [{"text": "free tickets"}], "label": "spam"}"#;
+//! let event = Event::decode(ContentType::Json, json, Utc::now())?;
+//! assert_eq!(event.label.as_ref().unwrap().as_str(), "spam");
+//! assert_eq!(event.domain.as_str(), "default");
+//! # Ok::<(), tidegate_contracts::EventError>(())
+//! ```
+
+pub mod config;
+mod event;
+mod ids;
+mod manifest;
+mod net;
+pub mod proto;
+mod units;
+mod verdict;
+mod window;
+
+pub use event::{ContentType, Event, EventError, FeatureValue, LateLabel, MAX_RECORD_BYTES, Part};
+pub use ids::{
+    Actor, ArtifactHash, Class, Domain, EntryHash, EventId, GenerationId, IdError, JobId, JobKind,
+    Split,
+};
+pub use manifest::{FileEntry, Manifest};
+pub use net::{AccessError, ListenConfig, Role, TlsConfig, TokenConfig};
+pub use units::{GramsCo2e, Joules, Millis};
+pub use verdict::{
+    CheckResult, CheckState, DataEvidence, EnergyEvidence, Golden, Layer, Outcome, Severity,
+    SuiteRef, Verdict,
+};
+pub use window::{Offset, Partition, SourcePosition, Window, WindowError};
+
+/// The code that runs: version and, where the build knew it, the commit.
+pub const CODE_VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,238 @@
+//! What a suite found, with all its evidence. Written by the evaluator, read by the controller
+//! (policy, dashboard) and the gateway (golden outputs).
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{ArtifactHash, GenerationId, GramsCo2e, JobId, JobKind, Joules, Window};
+
+/// What the evaluator concludes. It has no right to promote: the controller applies policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Every blocking check passed.
+    AutoPromote,
+    /// Something was inconclusive or asks for review.
+    NeedsApproval,
+    /// A blocking check failed, or could not be run.
+    Blocked,
+}
+
+impl Outcome {
+    /// `auto_promote`, `needs_approval` or `blocked`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AutoPromote => "auto_promote",
+            Self::NeedsApproval => "needs_approval",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
+/// The six layers of a suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layer {
+    /// Accuracy, F1, calibration.
+    Quality,
+    /// The same under perturbation.
+    Robustness,
+    /// Gaps between groups.
+    Fairness,
+    /// Latency and throughput.
+    Efficiency,
+    /// Energy and carbon.
+    Cost,
+    /// What is still known of earlier windows.
+    Retention,
+}
+
+impl Layer {
+    /// In the order they are shown.
+    pub const ALL: [Self; 6] = [
+        Self::Quality,
+        Self::Robustness,
+        Self::Fairness,
+        Self::Efficiency,
+        Self::Cost,
+        Self::Retention,
+    ];
+
+    /// The layer's name in suites, metrics and pages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quality => "quality",
+            Self::Robustness => "robustness",
+            Self::Fairness => "fairness",
+            Self::Efficiency => "efficiency",
+            Self::Cost => "cost",
+            Self::Retention => "retention",
+        }
+    }
+}
+
+/// What a check that does not pass does to the outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Fail blocks; inconclusive needs approval.
+    Block,
+    /// Fail or inconclusive needs approval.
+    Review,
+    /// Only said.
+    Warn,
+}
+
+/// What one check found. Silence is never `Pass`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckState {
+    /// The interval lies inside the bound.
+    Pass,
+    /// The interval lies outside the bound.
+    Fail,
+    /// The interval crosses the bound.
+    Inconclusive,
+    /// Too few examples to say anything.
+    Insufficient,
+    /// It could not be measured.
+    Error,
+    /// There is no champion to compare with, so a relative bound says nothing.
+    NotApplicable,
+}
+
+impl CheckState {
+    /// The state's name in documents and pages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+            Self::Inconclusive => "inconclusive",
+            Self::Insufficient => "insufficient",
+            Self::Error => "error",
+            Self::NotApplicable => "not_applicable",
+        }
+    }
+}
+
+/// One check, with its number, interval, bound, sample size and reason.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckResult {
+    /// The check's id in the suite.
+    pub id: String,
+    /// Its layer.
+    pub layer: Layer,
+    /// What was measured, e.g. `accuracy`.
+    pub metric: String,
+    /// On which examples, e.g. `overall`, `earlier`, `format=html`.
+    pub slice: String,
+    /// What happens when it does not pass.
+    pub severity: Severity,
+    /// What it found.
+    pub state: CheckState,
+    /// The candidate's value.
+    pub candidate: Option<f64>,
+    /// The champion's value on the same examples.
+    pub baseline: Option<f64>,
+    /// The interval the decision rests on: of the candidate's value for an absolute bound, of the
+    /// paired difference for a relative one.
+    pub interval: Option<(f64, f64)>,
+    /// The interval's confidence level, e.g. 0.95.
+    pub level: f64,
+    /// How the interval was made, e.g. `wilson`, `newcombe_paired`, `bootstrap_bca`.
+    pub method: String,
+    /// Examples it rests on.
+    pub n: u64,
+    /// The rule in words, e.g. `L(candidate - champion) > -0.03`.
+    pub rule: String,
+    /// What happened, in words, with the numbers.
+    pub reason: String,
+}
+
+/// Which suite, exactly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuiteRef {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Hash of its text.
+    pub digest: ArtifactHash,
+}
+
+/// What was judged on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DataEvidence {
+    /// Held-out examples of windows before the candidate's.
+    pub earlier: u64,
+    /// Held-out examples of the candidate's own window.
+    pub fresh: u64,
+    /// Hash over ids, inputs and labels, in order.
+    pub digest: ArtifactHash,
+    /// The curated window they were read from.
+    pub window: Window,
+    /// Of the held-out ids, how many the candidate was also trained on. Must be 0.
+    pub leaked: u64,
+}
+
+/// Energy with the method that found it; figures of different methods are never compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EnergyEvidence {
+    /// `rapl`, `nvml`, `cpu_time_model` or `none`.
+    pub method: String,
+    /// `None` when unknown; never 0 for unknown.
+    pub joules: Option<Joules>,
+    /// At `region`'s intensity.
+    pub gco2e: Option<GramsCo2e>,
+    /// The grid the carbon figure assumes.
+    pub region: String,
+}
+
+/// An input with the candidate's answer: a gateway compares its own answer before it serves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Golden {
+    /// The text that was asked.
+    pub text: String,
+    /// One per class, in the manifest's order.
+    pub probabilities: Vec<f32>,
+}
+
+/// The whole document. Stored by hash; the ledger names the hash.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// Version of this format; 1.
+    pub format: u32,
+    /// Who was judged.
+    pub generation: GenerationId,
+    /// Against whom.
+    pub champion: Option<GenerationId>,
+    /// The job that made it.
+    pub job: JobId,
+    /// The kind of that job.
+    pub kind: JobKind,
+    /// By which suite.
+    pub suite: SuiteRef,
+    /// When.
+    pub issued: DateTime<Utc>,
+    /// Seed of every random choice of the evaluation.
+    pub seed: u64,
+    /// The conclusion.
+    pub outcome: Outcome,
+    /// Why, the worst first, in words.
+    pub reasons: Vec<String>,
+    /// Every check.
+    pub checks: Vec<CheckResult>,
+    /// What it was judged on.
+    pub data: DataEvidence,
+    /// What the evaluation itself used.
+    pub energy: EnergyEvidence,
+    /// Seconds the evaluation took.
+    pub seconds: f64,
+    /// The machine and the code, as name and value.
+    pub environment: std::collections::BTreeMap<String, String>,
+    /// Inputs with the candidate's answers.
+    pub golden: Vec<Golden>,
+}

@@ -1,0 +1,1 @@
+//! Data engineering on the stream: duplicates, hold-out, late labels.

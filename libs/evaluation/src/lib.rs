@@ -1,0 +1,1 @@
+//! Metrics with intervals, perturbations, load, suites and verdicts.

@@ -1,0 +1,1 @@
+//! The record of what happened: hash-chained log, fold, leases, artifact store.

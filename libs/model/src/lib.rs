@@ -1,0 +1,1 @@
+//! The mixture-of-experts network: tokens, wide path, backbone, heads, devices.

@@ -1,0 +1,1 @@
+//! Kafka: sources with offsets, sinks, dead letters, the embedded broker.

@@ -1,0 +1,1 @@
+//! Sight: tracing, OpenTelemetry, Prometheus metrics, energy meters.

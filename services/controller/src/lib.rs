@@ -1,0 +1,1 @@
+//! The controller: schedule, queue, policy, approvals, promotion; the control API and the dashboard.

@@ -1,0 +1,1 @@
+//! The curator: events and labels in, curated records out, rejects to the dead-letter topic.

@@ -1,0 +1,1 @@
+//! The evaluator: measures a candidate against the champion and issues a verdict.

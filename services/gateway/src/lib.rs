@@ -1,0 +1,1 @@
+//! The gateway: Open Inference Protocol over an atomically swapped champion.

@@ -1,0 +1,1 @@
+//! End to end: real broker, Redis, Kafka, browser, faults, foreign clients.
