@@ -20,7 +20,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Served by gRPC reflection.
     fs::write(out.join("descriptors.bin"), &bytes)?;
 
+    // "Compile" them only in name: the extern path below stands for all of them.
     tonic_prost_build::configure()
+        .compile_well_known_types(true)
         .extern_path(".google.protobuf", "::pbjson_types")
         .compile_fds(descriptors)?;
     pbjson_build::Builder::new().register_descriptors(&bytes)?.build(&[".tidegate.v1"])?;

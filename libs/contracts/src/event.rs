@@ -2,7 +2,6 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use prost::Message as _;
 
 use crate::{
     Class, Domain, EventId,

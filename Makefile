@@ -1,0 +1,59 @@
+# The verbs. `make demo` and `make test` do all of their own set-up.
+.PHONY: help demo up test lint cuda-check helm-check bench bench-curation bench-gateway bench-quality clean
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+export TIDEGATE_CACHE ?= $(HOME)/.cache/tidegate
+export CARGO_TARGET_DIR ?= $(TIDEGATE_CACHE)/target
+CARGO := cargo
+BIN := $(CARGO_TARGET_DIR)/debug/tidegate
+
+help: ## Show the verbs
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+build: ## Build the binary
+	@setup/system.sh build
+	$(CARGO) build --locked --package tidegate
+
+demo: ## Run the main job on real e-mail, end to end, with a report (about 10 minutes)
+	@setup/system.sh demo
+	@setup/data.sh
+	$(CARGO) build --locked --package tidegate
+	$(BIN) demo --corpus $(TIDEGATE_CACHE)/data/spam-assassin --report demo-report
+
+up: build ## Run every service in one process, on loopback
+	$(BIN) up
+
+test: ## Lint, then every test, against the real parts
+	@setup/system.sh test
+	@setup/data.sh
+	@setup/tools.sh
+	$(MAKE) --no-print-directory lint helm-check
+	$(CARGO) test --locked --workspace
+
+lint: ## rustfmt, clippy (CUDA included, so that it always compiles), cargo-deny
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --features cuda -- --deny warnings
+	$(TIDEGATE_CACHE)/clients/bin/cargo-deny --locked --offline check --hide-inclusion-graph bans licenses sources
+
+cuda-check: ## What compiles for a GPU, on a machine without one
+	$(CARGO) check --locked --workspace --features cuda
+
+helm-check: ## Lint and render the chart with the real helm
+	@setup/tools.sh
+	helm/check.sh
+
+bench: bench-curation bench-gateway bench-quality ## Ours beside named peers
+
+bench-curation: build ## Curation records/s beside a plain Python loop
+	benchmarks/curation/run.sh
+
+bench-gateway: build ## Latency the gateway adds to the bare forward
+	benchmarks/gateway/run.sh
+
+bench-quality: build ## Prequential accuracy beside scikit-learn on the same stream
+	@setup/data.sh
+	benchmarks/quality/run.sh
+
+clean: ## Remove what was built
+	rm -rf $(CARGO_TARGET_DIR) demo-report
