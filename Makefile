@@ -34,7 +34,7 @@ test: ## Lint, then every test, against the real parts
 lint: ## rustfmt, clippy (CUDA included, so that it always compiles), cargo-deny
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --features cuda -- --deny warnings
-	$(TIDEGATE_CACHE)/clients/bin/cargo-deny --locked --offline check --hide-inclusion-graph bans licenses sources
+	$(TIDEGATE_CACHE)/clients/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
 
 cuda-check: ## What compiles for a GPU, on a machine without one
 	$(CARGO) check --locked --workspace --features cuda

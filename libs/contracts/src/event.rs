@@ -163,6 +163,15 @@ impl Event {
         Self::from_proto(decode_message::<v1::Event>(form, bytes)?, record_time)
     }
 
+    /// Reads the wire form without validating it, for who fills in fields before
+    /// [`Event::from_proto`].
+    ///
+    /// # Errors
+    /// [`EventError`] when the bytes are no such message, or over the limits of a record.
+    pub fn decode_wire(form: ContentType, bytes: &[u8]) -> Result<v1::Event, EventError> {
+        decode_message(form, bytes)
+    }
+
     /// Validates the wire form.
     ///
     /// # Errors

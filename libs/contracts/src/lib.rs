@@ -16,6 +16,7 @@
 //! ```
 
 pub mod config;
+mod curated;
 mod event;
 mod ids;
 mod manifest;
@@ -25,6 +26,7 @@ mod units;
 mod verdict;
 mod window;
 
+pub use curated::Curated;
 pub use event::{ContentType, Event, EventError, FeatureValue, LateLabel, MAX_RECORD_BYTES, Part};
 pub use ids::{
     Actor, ArtifactHash, Class, Domain, EntryHash, EventId, GenerationId, IdError, JobId, JobKind,

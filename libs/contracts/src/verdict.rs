@@ -78,7 +78,7 @@ impl Layer {
 pub enum Severity {
     /// Fail blocks; inconclusive needs approval.
     Block,
-    /// Fail or inconclusive needs approval.
+    /// Fail or error needs approval; inconclusive is only said.
     Review,
     /// Only said.
     Warn,

@@ -1,1 +1,58 @@
-//! Metrics with intervals, perturbations, load, suites and verdicts.
+//! Judging a candidate: metrics with intervals, perturbations, load, energy, suites, verdicts.
+//!
+//! [`evaluate`] is the front door: a [`Suite`], a candidate, perhaps a champion, and held-out
+//! examples become a [`Verdict`](tidegate_contracts::Verdict). It promises that silence is never a
+//! pass (too little data, a missing group, an unknown energy all have their own state), that
+//! candidate and champion answer the same inputs, that the same inputs give the same verdict but
+//! for what is timed, and that it never panics or fails: what cannot be measured blocks, and says
+//! why. It reads no stream, writes no ledger and promotes nothing.
+//!
+//! A difference is judged by its interval at the suite's level:
+//!
+//! | state | a floor on the value | a margin on the difference to the champion |
+//! |---|---|---|
+//! | pass | lower end at or above the floor | lower end above `-margin` |
+//! | fail | upper end below the floor | upper end below 0, and the difference itself below `-margin` |
+//! | inconclusive | otherwise | otherwise |
+//!
+//! So a candidate fails when it is worse beyond doubt and by more than is allowed as far as one
+//! can tell; asking that the *whole* interval lies beyond the margin would leave most real losses
+//! undecided on a few hundred examples. Either way only a pass promotes.
+//!
+//! ```
+//! use tidegate_evaluation::{Suite, stats::Paired};
+//!
+//! let suite = Suite::parse(
+//!     "{format: 1, name: s, version: '1', checks: [{id: acc, layer: quality, \
+//!      metric: accuracy, floor: 0.8, severity: block}]}",
+//! )?;
+//! assert_eq!(suite.checks().len(), 1);
+//! let pair = Paired { both: 80, only_baseline: 12, only_candidate: 5, neither: 3 };
+//! assert!(pair.newcombe(0.95).low < -0.15);
+//! # Ok::<(), tidegate_evaluation::SuiteError>(())
+//! ```
+
+pub mod bootstrap;
+mod check;
+mod error;
+mod evaluate;
+mod evidence;
+mod fairness;
+mod judge;
+mod lint;
+mod load;
+mod metric;
+mod metrics;
+mod perturb;
+pub mod stats;
+mod suite;
+
+pub use error::EvaluationError;
+pub use evaluate::{Refusal, evaluate};
+pub use evidence::{EvalExample, Evaluation, ExampleKey, Memory, Predictor, Subject};
+pub use fairness::Groups;
+pub use lint::LintLine;
+pub use metric::Metric;
+pub use metrics::{Classes, Scored};
+pub use perturb::{Kind, Perturbation, seed_of};
+pub use suite::{Bound, Check, Limits, MAX_SUITE_BYTES, Margin, Slice, Suite, SuiteError};

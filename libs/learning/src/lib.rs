@@ -1,1 +1,39 @@
-//! Training: recipe, loop, continual-learning methods, checkpoints.
+//! Training: a [`Recipe`], a starting point and a window of examples become a generation's files.
+//!
+//! [`train`] is the whole crate. It promises that on the CPU the same [`Job`] and examples give the
+//! same bytes, also when it was cancelled or killed at any step and called again with the same
+//! [`CheckpointDir`]; that a window it cannot learn from is a clear error; and that classes never
+//! seen before are appended behind the champion's. It never reads a stream, never writes a ledger
+//! and never decides what to train: the trainer does.
+//!
+//! ```
+//! use tidegate_learning::Recipe;
+//!
+//! let recipe = Recipe::from_toml("[hot_update]\nepochs = 2")?;
+//! assert_eq!(recipe.hot_update.epochs, 2);
+//! let error = Recipe::from_toml("[hot_update]\nbatch = 0").unwrap_err();
+//! assert!(error.to_string().contains("`hot_update.batch`"));
+//! # Ok::<(), tidegate_learning::LearningError>(())
+//! ```
+mod checkpoint;
+mod error;
+mod example;
+mod job;
+mod lesson;
+mod loss;
+mod optimizer;
+mod recipe;
+mod replay;
+mod sampler;
+mod session;
+mod writer;
+
+pub use checkpoint::CheckpointDir;
+pub use error::LearningError;
+pub use example::Example;
+pub use job::{Job, NoObserver, Observer, Progress, StartingPoint, Trained, manifest, train};
+pub use recipe::{Balancing, Checkpoints, Course, Distillation, Recipe, Rehearsal};
+pub use replay::{REPLAY, Replay};
+
+/// File of a generation: the state of the deep path's optimiser.
+pub const OPTIMIZER: &str = "optimizer.safetensors";

@@ -1,1 +1,48 @@
-//! The record of what happened: hash-chained log, fold, leases, artifact store.
+//! The record of what happened: one append-only, hash-chained log of typed entries, the fold that
+//! makes it state, leases with fencing tokens, and the store of everything named by its hash.
+//!
+//! It promises that an acknowledged append survives a `kill -9`, that two writers never both
+//! follow the same head, that no generation becomes champion but by an entry that passed every
+//! invariant of the gate ([`State::check`]), and that bytes read from the artifact store are the
+//! bytes that were written. It never decides: services do, through [`Ledger::decide`].
+//!
+//! A hash chain shows that somebody changed the past; it does not stop one who can rewrite the
+//! whole log. The copy on the decisions topic is what helps then.
+//!
+//! ```
+//! use tidegate_contracts::{JobId, JobKind};
+//! use tidegate_ledger::{Author, Fact, Ledger, LedgerConfig};
+//!
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! let folder = tempfile::tempdir().unwrap();
+//! let ledger = Ledger::open(&LedgerConfig::default(), folder.path()).await?;
+//! let (job, kind) = (JobId::generate(), JobKind::ColdStart);
+//! let request = Fact::JobRequested { job: job.clone(), kind, reason: "first".into() };
+//! ledger.decide(&Author::unfenced("operator:ana"), |_| Ok(Some(request.clone()))).await?;
+//! assert_eq!(ledger.state().await?.next_job().unwrap().job, job);
+//! assert!(ledger.verify().await?.faults.is_empty());
+//! # Ok::<(), tidegate_ledger::LedgerError>(())
+//! # }).unwrap();
+//! ```
+
+mod artifacts;
+mod config;
+mod entry;
+mod error;
+mod ledger;
+mod state;
+mod store;
+mod store_redb;
+mod store_redis;
+mod verify;
+
+pub use artifacts::{ArtifactStore, Verified};
+pub use config::{ArtifactsConfig, LedgerConfig, StoreConfig};
+pub use entry::{Author, Entry, Fact, Fault, Fence, Head, PromotedBy, VerifyReport};
+pub use error::{ArtifactError, LedgerError};
+pub use ledger::{Lease, Ledger};
+pub use state::{
+    ApprovalRecord, GenerationRecord, GenerationState, JobRecord, JobState, Refusal, State,
+    VerdictRecord,
+};
+pub use verify::verify_at_rest;

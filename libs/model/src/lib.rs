@@ -1,1 +1,51 @@
 //! The mixture-of-experts network: tokens, wide path, backbone, heads, devices.
+//!
+//! A text takes two paths, whose evidence for each class is added. The **deep** path ([`Network`])
+//! is a small transformer with a mixture of experts over byte-level BPE tokens; the **wide** path
+//! ([`WideTable`]) is linear in hashed word n-grams, because a stream's first days are few and
+//! linear evidence is strong there. [`Weights`] are both; [`Model`] is both, trained, and answers.
+//!
+//! Promises: an answer does not depend on what else is in its batch (no token is ever dropped);
+//! the same seed and inputs give the same bits on a CPU with the same number of threads; any text
+//! is answered in bounded time; a file that does not fit is refused by the name of what is wrong.
+//! Pure: bytes come in and go out, no file or stream is opened.
+//!
+//! ```
+//! # use std::collections::BTreeMap;
+//! # use tidegate_model::*;
+//! let architecture = Architecture { vocab: 300, wide_buckets: 1 << 10, ..Default::default() };
+//! let tokenizer = Tokenizer::train(&["free tickets", "minutes of the meeting"], 300)?;
+//! let weights = Weights::<CpuBackend>::init(&architecture, 2, 7, &Default::default());
+//! let files = BTreeMap::from([
+//!     (ARCHITECTURE.to_owned(), serde_json::to_vec(&architecture).unwrap().into()),
+//!     (TOKENIZER.to_owned(), tokenizer.to_bytes()?.into()),
+//!     (WEIGHTS.to_owned(), weights.to_safetensors()?.into()),
+//!     (LABELS.to_owned(), r#"["ham", "spam"]"#.into()),
+//! ]);
+//! let model = Model::from_files(&files, &Device::Cpu)?;
+//! let scores = model.predict(&[Input { text: "free tickets".into() }])?;
+//! assert_eq!(scores[0].probabilities, [0.5, 0.5], "nothing is learnt yet");
+//! # Ok::<(), ModelError>(())
+//! ```
+
+mod architecture;
+mod batch;
+mod device;
+mod error;
+mod inference;
+mod network;
+mod text;
+mod weights;
+mod wide;
+
+pub use architecture::Architecture;
+pub use batch::Batch;
+#[cfg(feature = "cuda")]
+pub use device::CudaBackend;
+pub use device::{CpuBackend, Device};
+pub use error::ModelError;
+pub use inference::{ARCHITECTURE, Input, LABELS, Model, Scores, TOKENIZER, WEIGHTS};
+pub use network::{ExpertLoad, Network, Output};
+pub use text::{Features, Featurizer, Tokenizer};
+pub use weights::Weights;
+pub use wide::WideTable;

@@ -1,0 +1,297 @@
+//! From everything to a verdict.
+use std::{cmp::Reverse, collections::BTreeMap, time::Instant};
+
+use chrono::Utc;
+use tidegate_contracts::{
+    ArtifactHash, CODE_VERSION, CheckResult, CheckState, DataEvidence, EnergyEvidence,
+    GenerationId, Golden, JobId, JobKind, Outcome, Severity, SuiteRef, Verdict, Window,
+};
+use tidegate_model::Input;
+use tidegate_telemetry::energy::{Energy, EnergyMeter, carbon};
+
+use crate::{
+    Evaluation, EvaluationError, Memory, check,
+    evidence::{Evidence, digest, start_of},
+    judge::effect,
+    stats::nearest_rank,
+    suite::NO_LEAK,
+};
+
+/// Inputs with answers that a gateway repeats before it serves.
+const GOLDEN: usize = 16;
+const GOLDEN_BYTES: usize = 2 << 10;
+
+/// Judges a candidate. Never fails: what cannot be measured blocks, and says why. `memory` spares
+/// the models what they have answered before; an empty one changes nothing but the time.
+#[must_use]
+pub fn evaluate(of: &Evaluation<'_>, memory: &mut Memory) -> Verdict {
+    let began = Instant::now();
+    let meter = EnergyMeter::detect();
+    let stretch = meter.start();
+    let examined = examine(of, memory, &meter);
+    let (checks, golden, environment) = match examined {
+        Ok(examined) => examined,
+        Err(error) => {
+            let refusal = Refusal::of(of, error.to_string());
+            return Verdict { seconds: began.elapsed().as_secs_f64(), ..refusal.verdict() };
+        }
+    };
+    let outcome = conclude(&checks);
+    let fresh = of.examples.iter().filter(|example| example.fresh).count() as u64;
+    Verdict {
+        format: 1,
+        generation: of.candidate.id,
+        champion: of.champion.map(|champion| champion.id),
+        job: of.candidate.manifest.job.clone(),
+        kind: of.candidate.manifest.kind,
+        suite: of.suite.reference(),
+        issued: Utc::now(),
+        seed: of.seed,
+        outcome,
+        reasons: reasons(&checks, outcome),
+        data: DataEvidence {
+            earlier: of.examples.len() as u64 - fresh,
+            fresh,
+            digest: digest(of.examples),
+            window: of.window.clone(),
+            leaked: leaked(&checks),
+        },
+        checks,
+        energy: energy(stretch.stop(), of.region),
+        seconds: began.elapsed().as_secs_f64(),
+        environment,
+        golden,
+    }
+}
+
+type Examined = (Vec<CheckResult>, Vec<Golden>, BTreeMap<String, String>);
+
+fn examine(
+    of: &Evaluation<'_>,
+    memory: &mut Memory,
+    meter: &EnergyMeter,
+) -> Result<Examined, EvaluationError> {
+    let evidence = Evidence::gather(*of, memory, meter)?;
+    let mut checks: Vec<CheckResult> =
+        of.suite.checks().iter().map(|check| check::run(check, &evidence)).collect();
+    checks.push(no_leak(&evidence));
+    Ok((checks, golden(of)?, environment(&evidence)))
+}
+
+/// Asked of every candidate, whatever the suite says: an evaluation on what was learnt is none.
+fn no_leak(evidence: &Evidence<'_>) -> CheckResult {
+    let leaked = evidence.leaked;
+    let state = if leaked == 0 { CheckState::Pass } else { CheckState::Fail };
+    CheckResult {
+        id: NO_LEAK.to_owned(),
+        layer: tidegate_contracts::Layer::Quality,
+        metric: "leaked_ids".to_owned(),
+        slice: "all".to_owned(),
+        severity: Severity::Block,
+        state,
+        candidate: Some(leaked as f64),
+        baseline: None,
+        interval: None,
+        level: 1.0,
+        method: "exact".to_owned(),
+        n: evidence.of.examples.len() as u64,
+        rule: "leaked_ids = 0".to_owned(),
+        reason: format!(
+            "{leaked} of {} held-out ids were trained on (of {} remembered): none may be",
+            evidence.of.examples.len(),
+            evidence.of.trained.len()
+        ),
+    }
+}
+
+fn leaked(checks: &[CheckResult]) -> u64 {
+    let found = checks.iter().rfind(|check| check.id == NO_LEAK);
+    found.and_then(|check| check.candidate).unwrap_or_default() as u64
+}
+
+/// The worst effect of any check. A suite none of whose blocking checks passed has judged nothing.
+fn conclude(checks: &[CheckResult]) -> Outcome {
+    let worst = checks
+        .iter()
+        .map(|check| effect(check.severity, check.state))
+        .max_by_key(|outcome| gravity(*outcome))
+        .unwrap_or(Outcome::NeedsApproval);
+    let judged = checks.iter().any(|check| {
+        check.id != NO_LEAK && check.severity == Severity::Block && check.state == CheckState::Pass
+    });
+    if worst == Outcome::AutoPromote && !judged { Outcome::NeedsApproval } else { worst }
+}
+
+const fn gravity(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::AutoPromote => 0,
+        Outcome::NeedsApproval => 1,
+        Outcome::Blocked => 2,
+    }
+}
+
+/// In words, the worst first.
+fn reasons(checks: &[CheckResult], outcome: Outcome) -> Vec<String> {
+    let mut open: Vec<&CheckResult> = checks
+        .iter()
+        .filter(|check| !matches!(check.state, CheckState::Pass | CheckState::NotApplicable))
+        .collect();
+    let weight = |check: &CheckResult| {
+        let failed = matches!(check.state, CheckState::Fail | CheckState::Error);
+        (gravity(effect(check.severity, check.state)), failed)
+    };
+    open.sort_by_key(|check| Reverse(weight(check)));
+    let say = |check: &&CheckResult| {
+        let said_only = effect(check.severity, check.state) == Outcome::AutoPromote;
+        let prefix = if said_only { "for information: " } else { "" };
+        format!("{prefix}{}", check.reason)
+    };
+    let mut reasons: Vec<String> = open.iter().map(say).collect();
+    let passed = checks.iter().filter(|check| check.state == CheckState::Pass).count();
+    match outcome {
+        Outcome::AutoPromote => {
+            reasons.insert(0, format!("every required check passed ({passed} checks passed)"));
+        }
+        Outcome::NeedsApproval if reasons.iter().all(|r| r.starts_with("for information")) => {
+            reasons.insert(0, "no blocking check could judge this candidate".to_owned());
+        }
+        _ => {}
+    }
+    reasons
+}
+
+/// Short inputs spread over the examples, with the candidate's answers to exactly these bytes.
+fn golden(of: &Evaluation<'_>) -> Result<Vec<Golden>, EvaluationError> {
+    let step = of.examples.len().div_ceil(GOLDEN).max(1);
+    let texts = of.examples.iter().step_by(step).map(|e| start_of(&e.text, GOLDEN_BYTES));
+    let inputs: Vec<Input> =
+        texts.filter(|text| !text.is_empty()).map(|text| Input { text: text.to_owned() }).collect();
+    if inputs.is_empty() {
+        return Ok(vec![]);
+    }
+    let model = |source| EvaluationError::Model { who: "candidate", source };
+    let answers = of.candidate.predictor.predict(&inputs).map_err(model)?;
+    let pairs = inputs.into_iter().zip(answers);
+    Ok(pairs.map(|(i, a)| Golden { text: i.text, probabilities: a.probabilities }).collect())
+}
+
+fn energy(used: Energy, region: &str) -> EnergyEvidence {
+    EnergyEvidence {
+        method: used.method.as_str().to_owned(),
+        joules: used.joules,
+        gco2e: used.joules.and_then(|joules| carbon(joules, region)),
+        region: region.to_owned(),
+    }
+}
+
+/// The machine, the code, and what was capped or left out.
+fn environment(evidence: &Evidence<'_>) -> BTreeMap<String, String> {
+    let mut facts = machine();
+    let mut say = |name: &str, value: String| {
+        facts.insert(name.to_owned(), value);
+    };
+    let all = evidence.of.examples.len();
+    let perturbed = evidence.robust.examples.len();
+    say("sample.perturbed", format!("{perturbed} of {all}: the newest, each class by its share"));
+    let asked = evidence.agreement.window.1;
+    say("sample.label_agreement", format!("{asked} labels of classes the champion knows"));
+    say("sample.label_agreement_unknown", evidence.agreement.unknown.to_string());
+    say("sample.trained_ids", evidence.of.trained.len().to_string());
+    for (who, samples) in
+        [("candidate", &evidence.latency.candidate), ("champion", &evidence.latency.champion)]
+    {
+        let mut sorted: Vec<f64> = samples.iter().flatten().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        for (name, q) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)] {
+            if let Some(ms) = nearest_rank(&sorted, q) {
+                say(&format!("latency_ms.{who}.{name}"), format!("{ms:.3}"));
+            }
+        }
+    }
+    facts
+}
+
+fn machine() -> BTreeMap<String, String> {
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    let facts = [
+        ("code", CODE_VERSION.to_owned()),
+        ("os", std::env::consts::OS.to_owned()),
+        ("arch", std::env::consts::ARCH.to_owned()),
+        ("cpus", cpus.to_string()),
+    ];
+    facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// A candidate that could not be judged at all: its files are missing or altered, or a model does
+/// not answer.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// Who.
+    pub generation: GenerationId,
+    /// Who served.
+    pub champion: Option<GenerationId>,
+    /// The job that made it.
+    pub job: JobId,
+    /// The kind of that job.
+    pub kind: JobKind,
+    /// The suite that would have judged.
+    pub suite: SuiteRef,
+    /// The candidate's window.
+    pub window: Window,
+    /// The grid that would have been assumed.
+    pub region: String,
+    /// Of the evaluation.
+    pub seed: u64,
+    /// Why, in words.
+    pub reason: String,
+}
+
+impl Refusal {
+    fn of(of: &Evaluation<'_>, reason: String) -> Self {
+        Self {
+            generation: of.candidate.id,
+            champion: of.champion.map(|champion| champion.id),
+            job: of.candidate.manifest.job.clone(),
+            kind: of.candidate.manifest.kind,
+            suite: of.suite.reference(),
+            window: of.window.clone(),
+            region: of.region.to_owned(),
+            seed: of.seed,
+            reason,
+        }
+    }
+
+    /// The verdict: blocked, for this reason.
+    #[must_use]
+    pub fn verdict(self) -> Verdict {
+        Verdict {
+            format: 1,
+            generation: self.generation,
+            champion: self.champion,
+            job: self.job,
+            kind: self.kind,
+            suite: self.suite,
+            issued: Utc::now(),
+            seed: self.seed,
+            outcome: Outcome::Blocked,
+            reasons: vec![format!("the candidate could not be judged: {}", self.reason)],
+            checks: vec![],
+            data: DataEvidence {
+                earlier: 0,
+                fresh: 0,
+                digest: ArtifactHash::of(b""),
+                window: self.window,
+                leaked: 0,
+            },
+            energy: EnergyEvidence {
+                method: "none".to_owned(),
+                joules: None,
+                gco2e: None,
+                region: self.region,
+            },
+            seconds: 0.0,
+            environment: machine(),
+            golden: vec![],
+        }
+    }
+}

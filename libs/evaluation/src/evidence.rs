@@ -1,0 +1,410 @@
+//! What is judged, and the answers of both models to it.
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
+
+use tidegate_contracts::{ArtifactHash, Class, Domain, EventId, GenerationId, Manifest, Window};
+use tidegate_model::{Input, Model, ModelError, Scores};
+use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod};
+
+use crate::{
+    Classes, EvaluationError, Perturbation, Scored, Suite,
+    load::{Latency, Pair, Throughput},
+    perturb::seed_of,
+};
+
+/// Labels of the candidate's window that are put to the champion at most, evenly spread.
+const AGREEMENT_ROWS: usize = 500;
+
+/// Answers of one generation that are remembered at most.
+const REMEMBERED: usize = 50_000;
+
+/// Bytes of a text that are perturbed at most; models read less.
+const PERTURBED_BYTES: usize = 16 << 10;
+
+/// What answers. Judging needs no more of a model.
+pub trait Predictor: Sync {
+    /// The classes, by output.
+    fn labels(&self) -> &[Class];
+
+    /// Scores of each input, in order.
+    ///
+    /// # Errors
+    /// Whatever keeps the model from answering.
+    fn predict(&self, inputs: &[Input]) -> Result<Vec<Scores>, ModelError>;
+}
+
+impl Predictor for Model {
+    fn labels(&self) -> &[Class] {
+        Self::labels(self)
+    }
+
+    fn predict(&self, inputs: &[Input]) -> Result<Vec<Scores>, ModelError> {
+        Self::predict(self, inputs)
+    }
+}
+
+/// An event's identity: its id within its domain, hashed, so that millions fit in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExampleKey([u8; 16]);
+
+impl ExampleKey {
+    /// The key of an event.
+    #[must_use]
+    pub fn new(domain: &Domain, id: &EventId) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&(domain.as_str().len() as u64).to_le_bytes());
+        hasher.update(domain.as_str().as_bytes());
+        hasher.update(id.as_str().as_bytes());
+        Self(half(&hasher.finalize()))
+    }
+}
+
+fn half(hash: &blake3::Hash) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.as_bytes()[..16]);
+    bytes
+}
+
+/// One labelled example that judges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EvalExample {
+    /// The event it is from.
+    pub id: EventId,
+    /// Where that comes from.
+    pub domain: Domain,
+    /// What models see.
+    pub text: String,
+    /// The class.
+    pub label: Class,
+    /// Fairness attributes.
+    pub groups: BTreeMap<String, String>,
+    /// Of the candidate's own window, not of one before.
+    pub fresh: bool,
+}
+
+/// A generation under judgement, or the one it is compared with.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// Its name.
+    pub id: GenerationId,
+    /// What answers for it.
+    pub predictor: &'a dyn Predictor,
+    /// Where it comes from.
+    pub manifest: &'a Manifest,
+}
+
+/// Everything that one evaluation takes.
+#[derive(Clone, Copy)]
+pub struct Evaluation<'a> {
+    /// What is asked.
+    pub suite: &'a Suite,
+    /// Who is judged.
+    pub candidate: Subject<'a>,
+    /// Who serves now.
+    pub champion: Option<Subject<'a>>,
+    /// Held-out labelled examples, the oldest first.
+    pub examples: &'a [EvalExample],
+    /// Training-side labelled records that the candidate learnt and the champion did not, the
+    /// oldest first: the champion is asked about them before they are believed.
+    pub window_labels: &'a [EvalExample],
+    /// What was trained on, as far as it is remembered.
+    pub trained: &'a HashSet<ExampleKey>,
+    /// What the examples were read from.
+    pub window: &'a Window,
+    /// The grid whose carbon intensity is assumed.
+    pub region: &'a str,
+    /// Of every random choice.
+    pub seed: u64,
+}
+
+/// Answers to unperturbed inputs, kept from one evaluation to the next: a champion is asked only
+/// about what is new. Holds the two generations of the latest evaluation.
+#[derive(Debug, Default)]
+pub struct Memory {
+    answers: HashMap<GenerationId, HashMap<[u8; 16], Scores>>,
+}
+
+impl Memory {
+    fn ask(
+        &mut self,
+        who: &'static str,
+        subject: &Subject<'_>,
+        texts: &[&str],
+    ) -> Result<Vec<Scores>, EvaluationError> {
+        let known = self.answers.entry(subject.id).or_default();
+        if known.len() > REMEMBERED {
+            known.clear();
+        }
+        let keys: Vec<_> = texts.iter().map(|text| half(&blake3::hash(text.as_bytes()))).collect();
+        let new: Vec<usize> =
+            (0..keys.len()).filter(|&row| !known.contains_key(&keys[row])).collect();
+        let inputs = new.iter().map(|&row| Input { text: texts[row].to_owned() });
+        let answers = ask(who, subject.predictor, &inputs.collect::<Vec<_>>())?;
+        known.extend(new.iter().map(|&row| keys[row]).zip(answers));
+        Ok(keys.iter().map(|key| known[key].clone()).collect())
+    }
+
+    fn keep_only(&mut self, generations: &[GenerationId]) {
+        self.answers.retain(|id, _| generations.contains(id));
+    }
+}
+
+fn ask(
+    who: &'static str,
+    predictor: &dyn Predictor,
+    inputs: &[Input],
+) -> Result<Vec<Scores>, EvaluationError> {
+    if inputs.is_empty() {
+        return Ok(vec![]);
+    }
+    let answers =
+        predictor.predict(inputs).map_err(|source| EvaluationError::Model { who, source })?;
+    if answers.len() != inputs.len() {
+        let (asked, answered) = (inputs.len(), answers.len());
+        return Err(EvaluationError::BadAnswer(format!(
+            "the {who} was asked {asked} and answered {answered}"
+        )));
+    }
+    Ok(answers)
+}
+
+/// Both models' answers to the same inputs.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    /// The example of each row.
+    pub(crate) examples: Vec<usize>,
+    pub(crate) candidate: Scored,
+    pub(crate) champion: Option<Scored>,
+}
+
+/// How the champion agrees with the labels of the candidate's window.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Agreement {
+    /// Agreed and asked.
+    pub(crate) window: (u64, u64),
+    /// Labels of classes that the champion does not know, which say nothing.
+    pub(crate) unknown: u64,
+}
+
+/// All that checks are judged by.
+pub(crate) struct Evidence<'a> {
+    pub(crate) of: Evaluation<'a>,
+    pub(crate) clean: Table,
+    pub(crate) perturbed: Vec<(Perturbation, Table)>,
+    /// Right as it is and under every perturbation; on the perturbed examples.
+    pub(crate) robust: Table,
+    pub(crate) agreement: Agreement,
+    pub(crate) leaked: u64,
+    pub(crate) latency: Latency,
+    pub(crate) throughput: Throughput,
+    pub(crate) energy_method: EnergyMethod,
+}
+
+impl<'a> Evidence<'a> {
+    pub(crate) fn gather(
+        of: Evaluation<'a>,
+        memory: &mut Memory,
+        meter: &EnergyMeter,
+    ) -> Result<Self, EvaluationError> {
+        let mut subjects = vec![of.candidate.id];
+        subjects.extend(of.champion.map(|champion| champion.id));
+        memory.keep_only(&subjects);
+        let classes = classes(&of);
+        let all: Vec<usize> = (0..of.examples.len()).collect();
+        let texts: Vec<&str> = of.examples.iter().map(|e| e.text.as_str()).collect();
+        let scores = memory.ask("candidate", &of.candidate, &texts)?;
+        let champion = match &of.champion {
+            None => None,
+            Some(champion) => Some(memory.ask("champion", champion, &texts)?),
+        };
+        let clean = table(&of, &classes, all, &scores, champion.as_deref())?;
+        let perturbed = perturbed(&of, &classes)?;
+        let robust = robust(&clean, &perturbed);
+        let agreement = agreement(&of, memory, &clean)?;
+        let pair = Pair {
+            candidate: of.candidate.predictor,
+            champion: of.champion.map(|champion| champion.predictor),
+        };
+        let inputs: Vec<Input> = newest(&of, 64).iter().map(|&row| input(&of, row)).collect();
+        let limits = of.suite.limits();
+        let latency = Latency::measure(pair, &inputs, Duration::from_millis(limits.latency_ms))?;
+        let budget = Duration::from_millis(limits.throughput_ms);
+        let throughput = Throughput::measure(pair, &inputs, meter, budget)?;
+        let held_out = of.examples.iter();
+        let leaked =
+            held_out.filter(|e| of.trained.contains(&ExampleKey::new(&e.domain, &e.id))).count();
+        Ok(Self {
+            of,
+            clean,
+            perturbed,
+            robust,
+            agreement,
+            leaked: leaked as u64,
+            latency,
+            throughput,
+            energy_method: meter.method(),
+        })
+    }
+}
+
+fn input(of: &Evaluation<'_>, row: usize) -> Input {
+    Input { text: of.examples[row].text.clone() }
+}
+
+fn classes(of: &Evaluation<'_>) -> Classes {
+    let candidate = of.candidate.predictor.labels();
+    let champion = of.champion.map_or(&[][..], |champion| champion.predictor.labels());
+    Classes::new(candidate.iter().chain(champion).chain(of.examples.iter().map(|e| &e.label)))
+}
+
+fn table(
+    of: &Evaluation<'_>,
+    classes: &Classes,
+    examples: Vec<usize>,
+    candidate: &[Scores],
+    champion: Option<&[Scores]>,
+) -> Result<Table, EvaluationError> {
+    let number = |&row: &usize| {
+        classes.number(&of.examples[row].label).expect("every example's label is numbered")
+    };
+    let truth: Vec<usize> = examples.iter().map(number).collect();
+    let candidate =
+        Scored::new(classes, of.candidate.predictor.labels(), truth.clone(), candidate)?;
+    let champion = match (of.champion, champion) {
+        (Some(subject), Some(scores)) => {
+            Some(Scored::new(classes, subject.predictor.labels(), truth, scores)?)
+        }
+        _ => None,
+    };
+    Ok(Table { examples, candidate, champion })
+}
+
+/// The newest examples, each class by its share, in order.
+fn newest(of: &Evaluation<'_>, count: usize) -> Vec<usize> {
+    if of.examples.len() <= count {
+        return (0..of.examples.len()).collect();
+    }
+    let mut by_class = BTreeMap::<&Class, Vec<usize>>::new();
+    for (row, example) in of.examples.iter().enumerate() {
+        by_class.entry(&example.label).or_default().push(row);
+    }
+    let share = count as f64 / of.examples.len() as f64;
+    let take = |rows: Vec<usize>| {
+        let quota = (rows.len() as f64 * share).round().max(1.0) as usize;
+        rows.into_iter().rev().take(quota).collect::<Vec<_>>()
+    };
+    let mut rows: Vec<usize> = by_class.into_values().flat_map(take).collect();
+    rows.sort_unstable();
+    rows
+}
+
+/// Both models answer the same perturbed inputs.
+fn perturbed(
+    of: &Evaluation<'_>,
+    classes: &Classes,
+) -> Result<Vec<(Perturbation, Table)>, EvaluationError> {
+    let rows = newest(of, of.suite.limits().perturbed_rows);
+    let digest = of.suite.reference().digest;
+    let one = |perturbation: Perturbation| {
+        let change = |&row: &usize| {
+            let example = &of.examples[row];
+            let seed = seed_of(&digest, example.id.as_str(), &perturbation);
+            let text = start_of(&example.text, PERTURBED_BYTES);
+            Input { text: perturbation.apply(text, seed) }
+        };
+        let inputs: Vec<Input> = rows.iter().map(change).collect();
+        let candidate = ask("candidate", of.candidate.predictor, &inputs)?;
+        let champion = match of.champion {
+            None => None,
+            Some(champion) => Some(ask("champion", champion.predictor, &inputs)?),
+        };
+        let table = table(of, classes, rows.clone(), &candidate, champion.as_deref())?;
+        Ok((perturbation, table))
+    };
+    of.suite.perturbations().into_iter().map(one).collect()
+}
+
+/// What of `text` fits into `bytes` without cutting a character.
+pub(crate) fn start_of(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+/// A wrong answer under any perturbation counts; `said` is that wrong answer.
+fn robust(clean: &Table, perturbed: &[(Perturbation, Table)]) -> Table {
+    let Some((_, first)) = perturbed.first() else { return Table::default() };
+    let worst = |of: &dyn Fn(&Table) -> Option<Scored>| -> Option<Scored> {
+        let whole = of(clean)?;
+        let pick = |values: &[usize]| first.examples.iter().map(|&row| values[row]).collect();
+        let mut worst = Scored {
+            truth: pick(&whole.truth),
+            said: pick(&whole.said),
+            classes: whole.classes,
+            ..Scored::default()
+        };
+        for (_, table) in perturbed {
+            let table = of(table)?;
+            for row in 0..worst.said.len() {
+                if worst.right(row) {
+                    worst.said[row] = table.said[row];
+                }
+            }
+        }
+        Some(worst)
+    };
+    Table {
+        examples: first.examples.clone(),
+        candidate: worst(&|table| Some(table.candidate.clone())).unwrap_or_default(),
+        champion: worst(&|table| table.champion.clone()),
+    }
+}
+
+/// The champion's agreement with new labels of classes that it knows, on both sides of the
+/// hold-out.
+fn agreement(
+    of: &Evaluation<'_>,
+    memory: &mut Memory,
+    clean: &Table,
+) -> Result<Agreement, EvaluationError> {
+    let (Some(champion), Some(scored)) = (&of.champion, &clean.champion) else {
+        return Ok(Agreement::default());
+    };
+    let known: HashSet<&Class> = champion.predictor.labels().iter().collect();
+    let (labelled, unknown): (Vec<_>, Vec<_>) =
+        of.window_labels.iter().partition(|example| known.contains(&example.label));
+    let step = labelled.len().div_ceil(AGREEMENT_ROWS).max(1);
+    let asked: Vec<&EvalExample> = labelled.into_iter().step_by(step).collect();
+    let texts: Vec<&str> = asked.iter().map(|example| example.text.as_str()).collect();
+    let answers = memory.ask("champion", champion, &texts)?;
+    let labels = champion.predictor.labels();
+    let agrees = asked.iter().zip(&answers).filter(|(e, a)| labels.get(a.best().0) == Some(&e.label));
+    let mut agreement = Agreement {
+        window: (agrees.count() as u64, asked.len() as u64),
+        unknown: unknown.len() as u64,
+    };
+    for (row, example) in of.examples.iter().enumerate().filter(|(_, example)| example.fresh) {
+        if known.contains(&example.label) {
+            agreement.window.0 += u64::from(scored.right(row));
+            agreement.window.1 += 1;
+        } else {
+            agreement.unknown += 1;
+        }
+    }
+    Ok(agreement)
+}
+
+/// Hash over what was judged on, in order.
+pub(crate) fn digest(examples: &[EvalExample]) -> ArtifactHash {
+    let mut hasher = blake3::Hasher::new();
+    for example in examples {
+        for part in
+            [example.domain.as_str(), example.id.as_str(), &example.text, example.label.as_str()]
+        {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hasher.update(&[u8::from(example.fresh)]);
+    }
+    ArtifactHash::from_bytes(*hasher.finalize().as_bytes())
+}

@@ -1,0 +1,87 @@
+//! What a suite can tell, before it is trusted.
+use serde::Serialize;
+use tidegate_contracts::{Layer, Severity};
+
+use crate::{
+    Bound, Suite,
+    judge::{Limit, rule},
+    metric::Family,
+    stats::{normal_cdf, wilson, z},
+};
+
+/// Share of examples on which two models of the same quality are taken to differ.
+const DISCORDANCE: f64 = 0.05;
+/// The one-sided power that a detectable effect is stated for: 80 %.
+const POWER_Z: f64 = 0.841_6;
+
+/// One check, and what it can tell on so many examples.
+#[derive(Debug, Clone, Serialize)]
+pub struct LintLine {
+    /// The check's id.
+    pub id: String,
+    /// Its layer.
+    pub layer: Layer,
+    /// Its metric.
+    pub metric: String,
+    /// Its slice.
+    pub slice: String,
+    /// What a failure does.
+    pub severity: Severity,
+    /// The rule in force for so many examples.
+    pub rule: String,
+    /// What it can tell, in words.
+    pub resolution: String,
+}
+
+impl Suite {
+    /// What each check can tell on `n` examples of its slice, two models of equal quality
+    /// differing on 5 % of them.
+    #[must_use]
+    pub fn lint(&self, n: u64) -> Vec<LintLine> {
+        self.checks()
+            .iter()
+            .map(|check| LintLine {
+                id: check.id.clone(),
+                layer: check.layer,
+                metric: check.metric.as_str().to_owned(),
+                slice: check.over.clone().unwrap_or_else(|| check.slice.to_string()),
+                severity: check.severity,
+                rule: rule(check, Limit::new(check, n, 2)),
+                resolution: self.resolution(check, n),
+            })
+            .collect()
+    }
+
+    fn resolution(&self, check: &crate::Check, n: u64) -> String {
+        if check.metric.has_slices() && n < check.min_n {
+            return format!("nothing: {n} examples, {} are needed", check.min_n);
+        }
+        // The robust layer sees a bounded sample.
+        let capped = check.under.is_some() || check.metric == crate::Metric::RobustAccuracy;
+        let n = if capped { n.min(self.limits().perturbed_rows as u64) } else { n };
+        match (check.metric.family(), check.bound) {
+            (Family::Quality, Bound::Margin(margin)) if check.metric.is_share() => {
+                let error = (DISCORDANCE / n as f64).sqrt();
+                let (reach, margin) = (z(self.level()), margin.at(n));
+                let equal = normal_cdf(margin / error - reach);
+                let surely = (margin + POWER_Z * error).max((reach + POWER_Z) * error);
+                format!(
+                    "passes an equal candidate {:.0} % of the time; blocks a loss of {:.1} points \
+                     4 times in 5 (n {n})",
+                    equal * 100.0,
+                    surely * 100.0
+                )
+            }
+            (Family::Quality, Bound::Floor(_) | Bound::AboveChance(_))
+                if check.metric.is_share() =>
+            {
+                let likely = wilson((0.9 * n as f64) as u64, n, self.level());
+                format!(
+                    "knows 90 % to within {:.1} points (n {n})",
+                    (likely.high - likely.low) * 50.0
+                )
+            }
+            _ => "depends on the data".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The names of what can be measured, and which way is better.
+use serde::{Deserialize, Serialize};
+
+/// What a check measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Share of examples whose likeliest class is the label.
+    Accuracy,
+    /// Mean recall over the classes that the examples have.
+    BalancedAccuracy,
+    /// Accuracy less the share of the commonest class: what is gained over always saying it.
+    AccuracyOverMajority,
+    /// Mean F1 over the classes that are seen or said.
+    MacroF1,
+    /// Mean negative log-likelihood of the label.
+    LogLoss,
+    /// Mean squared distance of the probabilities from the label, summed over classes.
+    Brier,
+    /// Expected calibration error of the likeliest class, 15 bins of equal width.
+    Ece,
+    /// Share of examples that are right as they are and under every perturbation of the suite.
+    RobustAccuracy,
+    /// Largest difference of accuracy between two groups.
+    AccuracyGap,
+    /// Largest difference between two groups in how often a class is said, over all classes.
+    DemographicParity,
+    /// Largest difference between two groups in true or false positive rate, over all classes.
+    EqualizedOdds,
+    /// How far the champion's agreement with the labels of the candidate's window falls below its
+    /// accuracy on earlier windows: labels that are wrong far beyond chance show here.
+    LabelAgreementDrop,
+    /// Median time of one prediction at a time, in milliseconds.
+    LatencyP50Ms,
+    /// 90th percentile of the same.
+    LatencyP90Ms,
+    /// 99th percentile of the same.
+    LatencyP99Ms,
+    /// Predictions per second in batches.
+    ThroughputPerS,
+    /// Joules of a thousand predictions in batches.
+    #[serde(rename = "joules_per_1k")]
+    JoulesPer1k,
+    /// Grams of CO2 equivalent of a thousand predictions in batches.
+    #[serde(rename = "gco2e_per_1k")]
+    Gco2ePer1k,
+    /// Joules of the job that made the candidate.
+    TrainingJoules,
+}
+
+/// How a metric is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    Quality,
+    Gap,
+    Agreement,
+    Latency,
+    Throughput,
+    Energy,
+    Training,
+}
+
+impl Metric {
+    /// The name in suites and verdicts.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::BalancedAccuracy => "balanced_accuracy",
+            Self::AccuracyOverMajority => "accuracy_over_majority",
+            Self::MacroF1 => "macro_f1",
+            Self::LogLoss => "log_loss",
+            Self::Brier => "brier",
+            Self::Ece => "ece",
+            Self::RobustAccuracy => "robust_accuracy",
+            Self::AccuracyGap => "accuracy_gap",
+            Self::DemographicParity => "demographic_parity",
+            Self::EqualizedOdds => "equalized_odds",
+            Self::LabelAgreementDrop => "label_agreement_drop",
+            Self::LatencyP50Ms => "latency_p50_ms",
+            Self::LatencyP90Ms => "latency_p90_ms",
+            Self::LatencyP99Ms => "latency_p99_ms",
+            Self::ThroughputPerS => "throughput_per_s",
+            Self::JoulesPer1k => "joules_per_1k",
+            Self::Gco2ePer1k => "gco2e_per_1k",
+            Self::TrainingJoules => "training_joules",
+        }
+    }
+
+    /// The name for people.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::BalancedAccuracy => "balanced accuracy",
+            Self::AccuracyOverMajority => "the gain over always saying the commonest class",
+            Self::MacroF1 => "macro F1",
+            Self::LogLoss => "log loss",
+            Self::Brier => "the Brier score",
+            Self::Ece => "the calibration error",
+            Self::RobustAccuracy => "accuracy under every perturbation",
+            Self::AccuracyGap => "the gap in accuracy between groups",
+            Self::DemographicParity => "the gap in what is said between groups",
+            Self::EqualizedOdds => "the gap in error rates between groups",
+            Self::LabelAgreementDrop => {
+                "the drop of the champion's agreement with the new window's labels"
+            }
+            Self::LatencyP50Ms => "latency (p50)",
+            Self::LatencyP90Ms => "latency (p90)",
+            Self::LatencyP99Ms => "latency (p99)",
+            Self::ThroughputPerS => "throughput",
+            Self::JoulesPer1k => "energy of a thousand predictions",
+            Self::Gco2ePer1k => "carbon of a thousand predictions",
+            Self::TrainingJoules => "energy of the training job",
+        }
+    }
+
+    /// The direction is the metric's, never the check's.
+    #[must_use]
+    pub const fn higher_is_better(self) -> bool {
+        matches!(
+            self,
+            Self::Accuracy
+                | Self::BalancedAccuracy
+                | Self::AccuracyOverMajority
+                | Self::MacroF1
+                | Self::RobustAccuracy
+                | Self::ThroughputPerS
+        )
+    }
+
+    /// Whether it is a share of one, shown in points of a hundred.
+    pub(crate) const fn is_share(self) -> bool {
+        matches!(self.family(), Family::Quality | Family::Gap | Family::Agreement)
+            && !matches!(self, Self::LogLoss | Self::Brier)
+    }
+
+    /// Whether it is measured on a choice of examples.
+    pub(crate) const fn has_slices(self) -> bool {
+        matches!(self.family(), Family::Quality | Family::Gap)
+    }
+
+    pub(crate) const fn unit(self) -> &'static str {
+        match self {
+            Self::LatencyP50Ms | Self::LatencyP90Ms | Self::LatencyP99Ms => " ms",
+            Self::ThroughputPerS => " per second",
+            Self::JoulesPer1k | Self::TrainingJoules => " J",
+            Self::Gco2ePer1k => " gCO2e",
+            _ => "",
+        }
+    }
+
+    /// The quantile of a latency metric.
+    pub(crate) const fn quantile(self) -> Option<f64> {
+        match self {
+            Self::LatencyP50Ms => Some(0.5),
+            Self::LatencyP90Ms => Some(0.9),
+            Self::LatencyP99Ms => Some(0.99),
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn family(self) -> Family {
+        match self {
+            Self::Accuracy
+            | Self::BalancedAccuracy
+            | Self::AccuracyOverMajority
+            | Self::MacroF1
+            | Self::LogLoss
+            | Self::Brier
+            | Self::Ece
+            | Self::RobustAccuracy => Family::Quality,
+            Self::AccuracyGap | Self::DemographicParity | Self::EqualizedOdds => Family::Gap,
+            Self::LabelAgreementDrop => Family::Agreement,
+            Self::LatencyP50Ms | Self::LatencyP90Ms | Self::LatencyP99Ms => Family::Latency,
+            Self::ThroughputPerS => Family::Throughput,
+            Self::JoulesPer1k | Self::Gco2ePer1k => Family::Energy,
+            Self::TrainingJoules => Family::Training,
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! Suites: versioned lists of checks, written in YAML.
+use std::{collections::BTreeSet, fmt};
+
+use serde::{Deserialize, Serialize};
+use tidegate_contracts::{ArtifactHash, Layer, Severity, SuiteRef};
+
+use crate::{
+    Metric,
+    metric::Family,
+    perturb::{Kind, Perturbation},
+};
+
+/// The largest suite that is read, in bytes.
+pub const MAX_SUITE_BYTES: usize = 256 << 10;
+const MAX_CHECKS: usize = 200;
+
+/// The check that no suite can leave out: nothing held out was trained on.
+pub(crate) const NO_LEAK: &str = "no-leak";
+
+/// What is wrong with a suite.
+#[derive(Debug, thiserror::Error)]
+pub enum SuiteError {
+    /// Over [`MAX_SUITE_BYTES`].
+    #[error("the suite has {0} bytes: at most {MAX_SUITE_BYTES} are read")]
+    TooLarge(usize),
+    /// Not YAML, a key that is unknown or missing, or a value of the wrong type.
+    #[error("the suite cannot be read: {0}")]
+    Yaml(String),
+    /// A field of the suite itself.
+    #[error("suite field `{field}`: {reason}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// A check that means nothing.
+    #[error("check `{id}`: {reason}")]
+    Check {
+        /// The check's id.
+        id: String,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+}
+
+/// Bounds on what an evaluation may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Examples that are perturbed: the newest, each class by its share.
+    pub perturbed_rows: usize,
+    /// Bootstrap resamples.
+    pub bootstrap: usize,
+    /// Permutations of group labels.
+    pub permutations: usize,
+    /// Milliseconds of predictions one at a time, both models together.
+    pub latency_ms: u64,
+    /// Milliseconds of predictions in batches, both models together.
+    pub throughput_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            perturbed_rows: 150,
+            bootstrap: 1000,
+            permutations: 499,
+            latency_ms: 400,
+            throughput_ms: 400,
+        }
+    }
+}
+
+/// A tolerated loss that is wider while there are few examples.
+///
+/// The noise of a difference shrinks with the square root of `n`. Below `from_n` the margin grows
+/// at that rate, so that an equal candidate passes about as often with few examples as with many;
+/// it never exceeds `at_most`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Margin {
+    /// The loss that is tolerated from `from_n` examples on.
+    pub value: f64,
+    /// Below, the margin widens; 0: it never does.
+    #[serde(default)]
+    pub from_n: u64,
+    /// The widest margin.
+    #[serde(default)]
+    pub at_most: Option<f64>,
+}
+
+impl Margin {
+    /// The loss that is tolerated on `n` examples.
+    #[must_use]
+    pub fn at(&self, n: u64) -> f64 {
+        if n >= self.from_n || n == 0 {
+            return if n == 0 { self.at_most.unwrap_or(self.value) } else { self.value };
+        }
+        let wide = self.value * (self.from_n as f64 / n as f64).sqrt();
+        wide.min(self.at_most.unwrap_or(f64::INFINITY))
+    }
+}
+
+/// What a value or a difference is held against.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Bound {
+    /// At least this.
+    Floor(f64),
+    /// At most this.
+    Ceil(f64),
+    /// At least this more than one over the number of classes.
+    AboveChance(f64),
+    /// At most this much worse than the champion.
+    Margin(Margin),
+    /// At most this many times worse than the champion.
+    Ratio(f64),
+}
+
+impl Bound {
+    /// Whether it needs a champion.
+    #[must_use]
+    pub const fn is_relative(&self) -> bool {
+        matches!(self, Self::Margin(_) | Self::Ratio(_))
+    }
+}
+
+/// Which examples.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Slice {
+    /// All held-out examples.
+    Overall,
+    /// Those of windows before the candidate's.
+    Earlier,
+    /// Those of the candidate's window.
+    Fresh,
+    /// Those with a value of a group attribute.
+    Group(String, String),
+}
+
+impl fmt::Display for Slice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Overall => f.write_str("overall"),
+            Self::Earlier => f.write_str("earlier"),
+            Self::Fresh => f.write_str("fresh"),
+            Self::Group(name, value) => write!(f, "{name}={value}"),
+        }
+    }
+}
+
+impl Slice {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "overall" => Some(Self::Overall),
+            "earlier" => Some(Self::Earlier),
+            "fresh" => Some(Self::Fresh),
+            _ => {
+                let (name, value) = text.split_once('=')?;
+                let both = !name.is_empty() && !value.is_empty();
+                both.then(|| Self::Group(name.to_owned(), value.to_owned()))
+            }
+        }
+    }
+
+    /// For people.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::Overall => "on all held-out examples".to_owned(),
+            Self::Earlier => "on earlier windows".to_owned(),
+            Self::Fresh => "on the new window".to_owned(),
+            Self::Group(name, value) => format!("where {name} is {value}"),
+        }
+    }
+}
+
+/// One check: a metric, where it is measured, what it is held against and what follows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    /// Unique in the suite.
+    pub id: String,
+    /// Where it is shown.
+    pub layer: Layer,
+    /// What is measured.
+    pub metric: Metric,
+    /// On which examples.
+    pub slice: Slice,
+    /// The group attribute that a gap is measured over.
+    pub over: Option<String>,
+    /// How the inputs are perturbed.
+    pub under: Option<Perturbation>,
+    /// What it is held against.
+    pub bound: Bound,
+    /// What a failure does.
+    pub severity: Severity,
+    /// Fewer examples are not enough. For a gap: in each group.
+    pub min_n: u64,
+    /// For [`Metric::EqualizedOdds`]: fewer positives or negatives in a group are not enough.
+    pub min_class: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    format: u32,
+    name: String,
+    version: String,
+    #[serde(default)]
+    about: String,
+    #[serde(default = "default_level")]
+    level: f64,
+    #[serde(default)]
+    limits: Limits,
+    checks: Vec<CheckDocument>,
+}
+
+const fn default_level() -> f64 {
+    0.90
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckDocument {
+    id: String,
+    layer: Layer,
+    metric: Metric,
+    slice: Option<String>,
+    over: Option<String>,
+    under: Option<UnderDocument>,
+    floor: Option<f64>,
+    ceil: Option<f64>,
+    above_chance: Option<f64>,
+    versus: Option<Versus>,
+    margin: Option<Margin>,
+    ratio: Option<f64>,
+    severity: Severity,
+    min_n: Option<u64>,
+    min_class: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnderDocument {
+    kind: Kind,
+    strength: f64,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "snake_case")]
+enum Versus {
+    Champion,
+}
+
+/// A validated suite.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Suite {
+    reference: SuiteRef,
+    about: String,
+    level: f64,
+    limits: Limits,
+    checks: Vec<Check>,
+}
+
+impl Suite {
+    /// Reads a suite. Unknown keys, impossible bounds and checks that could never be judged are
+    /// errors.
+    ///
+    /// # Errors
+    /// [`SuiteError`] names the check and says what would be right.
+    pub fn parse(yaml: &str) -> Result<Self, SuiteError> {
+        if yaml.len() > MAX_SUITE_BYTES {
+            return Err(SuiteError::TooLarge(yaml.len()));
+        }
+        let options = serde_saphyr::options! {
+            budget: serde_saphyr::budget! {
+                max_events: 20_000, max_aliases: 0, max_anchors: 0, max_depth: 8,
+                max_buffered_comment_events: 1_000,
+            },
+        };
+        let document: Document = serde_saphyr::from_str_with_options(yaml, options)
+            .map_err(|error| SuiteError::Yaml(error.to_string()))?;
+        let field = |field, reason: String| Err(SuiteError::Field { field, reason });
+        if document.format != 1 {
+            return field("format", format!("is {}: this build reads 1", document.format));
+        }
+        if document.name.is_empty() || document.version.is_empty() {
+            return field("name", "name and version must not be empty".to_owned());
+        }
+        if !(0.5..1.0).contains(&document.level) {
+            return field("level", format!("is {}: use 0.5 to 0.999", document.level));
+        }
+        if document.checks.is_empty() || document.checks.len() > MAX_CHECKS {
+            let count = document.checks.len();
+            return field("checks", format!("has {count} checks: use 1 to {MAX_CHECKS}"));
+        }
+        check_limits(&document.limits)?;
+        let mut seen = BTreeSet::new();
+        let mut checks = Vec::new();
+        for raw in document.checks {
+            if !seen.insert(raw.id.clone()) {
+                return Err(wrong(&raw.id, "this id is there twice"));
+            }
+            checks.push(raw.validate()?);
+        }
+        let digest = ArtifactHash::of(yaml.as_bytes());
+        Ok(Self {
+            reference: SuiteRef { name: document.name, version: document.version, digest },
+            about: document.about,
+            level: document.level,
+            limits: document.limits,
+            checks,
+        })
+    }
+
+    /// Name, version and the hash of its text.
+    #[must_use]
+    pub fn reference(&self) -> SuiteRef {
+        self.reference.clone()
+    }
+
+    /// What it is for, as its author says.
+    #[must_use]
+    pub fn about(&self) -> &str {
+        &self.about
+    }
+
+    /// The confidence level of every interval.
+    #[must_use]
+    pub const fn level(&self) -> f64 {
+        self.level
+    }
+
+    /// Bounds on what an evaluation may cost.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The checks, in order.
+    #[must_use]
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
+    /// Every perturbation that some check asks for, once.
+    #[must_use]
+    pub fn perturbations(&self) -> Vec<Perturbation> {
+        let mut all: Vec<Perturbation> = Vec::new();
+        for check in &self.checks {
+            if let Some(under) = check.under.filter(|under| !all.contains(under)) {
+                all.push(under);
+            }
+        }
+        all
+    }
+}
+
+fn check_limits(limits: &Limits) -> Result<(), SuiteError> {
+    let field = |field, reason: String| Err(SuiteError::Field { field, reason });
+    if !(200..=20_000).contains(&limits.bootstrap) {
+        return field("limits.bootstrap", format!("is {}: use 200 to 20000", limits.bootstrap));
+    }
+    if !(99..=20_000).contains(&limits.permutations) {
+        let found = limits.permutations;
+        return field("limits.permutations", format!("is {found}: use 99 to 20000"));
+    }
+    if limits.latency_ms > 600_000 || limits.throughput_ms > 600_000 {
+        return field("limits.latency_ms", "at most 600000 (ten minutes) a model pair".to_owned());
+    }
+    Ok(())
+}
+
+fn wrong(id: &str, reason: impl Into<String>) -> SuiteError {
+    SuiteError::Check { id: id.to_owned(), reason: reason.into() }
+}
+
+impl CheckDocument {
+    fn validate(self) -> Result<Check, SuiteError> {
+        if self.id == NO_LEAK {
+            return Err(wrong(&self.id, "this check is made of every candidate: leave it out"));
+        }
+        if self.id.is_empty() || self.id.len() > 100 {
+            return Err(wrong(&self.id, "the id must have 1 to 100 bytes"));
+        }
+        let bound = self.bound()?;
+        self.bound_fits(&bound)?;
+        let family = self.metric.family();
+        let text = self.slice.as_deref().unwrap_or("overall");
+        let slice = Slice::parse(text).ok_or_else(|| {
+            wrong(&self.id, format!("slice `{text}`: use overall, earlier, fresh or group=value"))
+        })?;
+        if slice != Slice::Overall && !self.metric.has_slices() {
+            return Err(wrong(&self.id, "this metric has no slices: leave `slice` out"));
+        }
+        if (family == Family::Gap) != self.over.is_some() {
+            return Err(wrong(&self.id, "`over: <group attribute>` belongs to gap metrics, always"));
+        }
+        let under = match self.under {
+            None => None,
+            Some(_) if family != Family::Quality || self.metric == Metric::RobustAccuracy => {
+                return Err(wrong(&self.id, "`under` belongs to quality metrics"));
+            }
+            Some(UnderDocument { kind, strength }) if strength > 0.0 && strength <= 1.0 => {
+                Some(Perturbation { kind, strength })
+            }
+            Some(UnderDocument { strength, .. }) => {
+                return Err(wrong(&self.id, format!("strength {strength}: use above 0, to 1")));
+            }
+        };
+        let default_n = if self.metric.has_slices() { 30 } else { 1 };
+        Ok(Check {
+            id: self.id,
+            layer: self.layer,
+            metric: self.metric,
+            slice,
+            over: self.over,
+            under,
+            bound,
+            severity: self.severity,
+            min_n: self.min_n.unwrap_or(default_n),
+            min_class: self.min_class.unwrap_or(10),
+        })
+    }
+
+    /// Exactly one bound, so that a result has one rule.
+    fn bound(&self) -> Result<Bound, SuiteError> {
+        let mut bounds: Vec<Bound> = Vec::new();
+        bounds.extend(self.floor.map(Bound::Floor));
+        bounds.extend(self.ceil.map(Bound::Ceil));
+        bounds.extend(self.above_chance.map(Bound::AboveChance));
+        bounds.extend(self.margin.map(Bound::Margin));
+        bounds.extend(self.ratio.map(Bound::Ratio));
+        let [bound] = bounds[..] else {
+            let need = "give exactly one of floor, ceil, above_chance, margin, ratio; \
+                        for two bounds write two checks";
+            return Err(wrong(&self.id, need));
+        };
+        if bound.is_relative() != self.versus.is_some() {
+            return Err(wrong(&self.id, "`versus: champion` goes with margin or ratio, always"));
+        }
+        let finite = match bound {
+            Bound::Floor(v) | Bound::Ceil(v) => v.is_finite(),
+            Bound::AboveChance(v) => (0.0..1.0).contains(&v),
+            Bound::Ratio(v) => v.is_finite() && v >= 1.0,
+            Bound::Margin(m) => {
+                let wide = m.at_most.unwrap_or(m.value);
+                m.value.is_finite() && m.value > 0.0 && wide.is_finite() && wide >= m.value
+            }
+        };
+        if !finite {
+            let need = "the bound is out of range: a margin is a tolerated loss above 0 (and \
+                        at_most not below it), a ratio at least 1, above_chance 0 to 1";
+            return Err(wrong(&self.id, need));
+        }
+        Ok(bound)
+    }
+
+    fn bound_fits(&self, bound: &Bound) -> Result<(), SuiteError> {
+        let higher = self.metric.higher_is_better();
+        let fits = match (self.metric.family(), bound) {
+            (Family::Quality, Bound::AboveChance(_)) => self.metric == Metric::BalancedAccuracy,
+            (Family::Quality | Family::Gap, Bound::Margin(_)) => {
+                self.metric != Metric::AccuracyOverMajority
+            }
+            (Family::Agreement, bound) => matches!(bound, Bound::Ceil(_)),
+            (
+                Family::Latency | Family::Throughput | Family::Energy | Family::Training,
+                Bound::Ratio(_),
+            ) => true,
+            (_, Bound::Floor(_)) => higher,
+            (_, Bound::Ceil(_)) => !higher,
+            _ => false,
+        };
+        if fits {
+            return Ok(());
+        }
+        let way = if higher { "higher" } else { "lower" };
+        let metric = self.metric.as_str();
+        Err(wrong(&self.id, format!("this bound says nothing about {metric} ({way} is better)")))
+    }
+}

@@ -1,0 +1,239 @@
+//! The gate's operating characteristic: how often it lets an equal candidate through, and how
+//! often a worse one. Toy models whose errors are drawn by seed; everything else is real.
+mod toy;
+
+use std::collections::HashSet;
+
+use tidegate_contracts::{CheckState, Layer, Outcome, Verdict};
+use tidegate_evaluation::{Evaluation, ExampleKey, Memory, Subject, Suite, evaluate};
+use toy::{Day, Toy, examples, generation, manifest};
+
+const EMAIL: &str = include_str!("../../../eval-suites/email/suite.yaml");
+const DEFAULT: &str = include_str!("../../../eval-suites/default/suite.yaml");
+
+/// As it is, but quick: toys answer in microseconds, so a short measurement holds many answers.
+fn quick(suite: &str) -> Suite {
+    let suite = suite
+        .replace("latency_ms: 300", "latency_ms: 10")
+        .replace("throughput_ms: 300", "throughput_ms: 10")
+        .replace("bootstrap: 1000", "bootstrap: 300")
+        .replace("permutations: 499", "permutations: 99");
+    Suite::parse(&suite).unwrap()
+}
+
+struct Case<'a> {
+    suite: &'a Suite,
+    candidate: Toy,
+    champion: Option<Toy>,
+    day: Day,
+    seed: u64,
+}
+
+impl Case<'_> {
+    fn verdict(&self) -> Verdict {
+        self.verdict_with(&HashSet::new())
+    }
+
+    fn verdict_with(&self, trained: &HashSet<ExampleKey>) -> Verdict {
+        let (examples, window_labels) = examples(&self.day, self.seed);
+        let (manifest_of, old) = (manifest(1), manifest(0));
+        let champion = self.champion.as_ref().map(|toy| Subject {
+            id: generation(0),
+            predictor: toy,
+            manifest: &old,
+        });
+        let of = Evaluation {
+            suite: self.suite,
+            candidate: Subject {
+                id: generation(1),
+                predictor: &self.candidate,
+                manifest: &manifest_of,
+            },
+            champion,
+            examples: &examples,
+            window_labels: if champion.is_some() { &window_labels } else { &[] },
+            trained,
+            window: &manifest_of.window,
+            region: "WORLD",
+            seed: self.seed,
+        };
+        evaluate(&of, &mut Memory::default())
+    }
+}
+
+/// A champion that is right 94 times in 100, and an equal candidate that differs on 3.
+fn equal(seed: u64) -> (Toy, Toy) {
+    (Toy::new(seed, 0.06, 0.0, 0.0), Toy::new(seed, 0.06, 0.015, 0.015))
+}
+
+fn outcomes(count: u64, of: impl Fn(u64) -> Verdict) -> Vec<Verdict> {
+    (0..count).map(of).collect()
+}
+
+fn share(verdicts: &[Verdict], outcome: Outcome) -> f64 {
+    let found = verdicts.iter().filter(|verdict| verdict.outcome == outcome).count();
+    found as f64 / verdicts.len() as f64
+}
+
+fn check(verdict: &Verdict, id: &str) -> CheckState {
+    verdict.checks.iter().find(|check| check.id == id).expect("the check is there").state
+}
+
+#[test]
+fn an_equal_update_is_promoted_nearly_always() {
+    let suite = quick(EMAIL);
+    for earlier in [80, 180, 380, 780] {
+        let verdicts = outcomes(100, |seed| {
+            let (champion, candidate) = equal(seed);
+            let day = Day { earlier, fresh: 20, labels: 110, flipped: 0.0 };
+            Case { suite: &suite, candidate, champion: Some(champion), day, seed }.verdict()
+        });
+        let promoted = share(&verdicts, Outcome::AutoPromote);
+        let stopped = verdicts.iter().find(|v| v.outcome != Outcome::AutoPromote);
+        println!("equal, n = {}: promoted {promoted}", earlier + 20);
+        assert!(promoted >= 0.95, "{earlier}: {promoted}, e.g. {:?}", stopped.map(|v| &v.reasons));
+        assert!(share(&verdicts, Outcome::Blocked) <= 0.01);
+    }
+}
+
+#[test]
+fn an_update_that_forgets_eight_points_is_blocked_and_never_promoted() {
+    let suite = quick(EMAIL);
+    for earlier in [300, 500, 800] {
+        let verdicts = outcomes(100, |seed| {
+            let champion = Toy::new(seed, 0.06, 0.0, 0.0);
+            // Nine points of new errors on earlier windows, one of old ones mended.
+            let candidate = Toy::new(seed, 0.06, 0.09, 0.01).sound_when_fresh();
+            let day = Day { earlier, fresh: 20, labels: 110, flipped: 0.0 };
+            Case { suite: &suite, candidate, champion: Some(champion), day, seed }.verdict()
+        });
+        let blocked = share(&verdicts, Outcome::Blocked);
+        println!("8 points worse, n = {earlier}: blocked {blocked}");
+        assert_eq!(share(&verdicts, Outcome::AutoPromote), 0.0);
+        assert!(blocked >= 0.85, "{earlier}: {blocked}");
+    }
+}
+
+#[test]
+fn a_day_of_flipped_labels_is_blocked_with_the_reason() {
+    let suites = [quick(EMAIL), quick(DEFAULT)];
+    for (suite, flipped) in [(&suites[0], 1.0), (&suites[0], 0.7), (&suites[1], 1.0)] {
+        for earlier in [75, 200, 600] {
+            let verdicts = outcomes(50, |seed| {
+                let champion = Toy::new(seed, 0.06, 0.0, 0.0);
+                let candidate = Toy::new(seed, 0.06, 0.04, 0.02);
+                let day = Day { earlier, fresh: 20, labels: 110, flipped };
+                Case { suite, candidate, champion: Some(champion), day, seed }.verdict()
+            });
+            assert_eq!(share(&verdicts, Outcome::Blocked), 1.0, "{flipped} {earlier}");
+            let reason = &verdicts[0].reasons[0];
+            assert!(reason.contains("agreement with the new window's labels"), "{reason}");
+        }
+    }
+}
+
+#[test]
+fn a_first_generation_that_learnt_something_passes_and_one_that_did_not_is_stopped() {
+    for (name, text) in [("default", DEFAULT), ("email", EMAIL)] {
+        let suite = quick(text);
+        for (errors, promoted) in [(0.10, true), (0.5, false)] {
+            let verdicts = outcomes(30, |seed| {
+                let day = Day { earlier: 0, fresh: 75, labels: 0, flipped: 0.0 };
+                let candidate = Toy::new(seed, errors, 0.0, 0.0);
+                Case { suite: &suite, candidate, champion: None, day, seed }.verdict()
+            });
+            let share = share(&verdicts, Outcome::AutoPromote);
+            if promoted {
+                assert!(share >= 0.95, "{name}: {share} {:?}", verdicts[0].reasons);
+            } else {
+                assert_eq!(share, 0.0, "{name}");
+            }
+            let retention = check(&verdicts[0], "retention");
+            assert_eq!(retention, CheckState::NotApplicable);
+        }
+    }
+}
+
+#[test]
+fn too_little_data_waits_for_a_person() {
+    for text in [DEFAULT, EMAIL] {
+        let suite = quick(text);
+        let day = Day { earlier: 0, fresh: 12, labels: 0, flipped: 0.0 };
+        let candidate = Toy::new(1, 0.0, 0.0, 0.0);
+        let verdict = Case { suite: &suite, candidate, champion: None, day, seed: 1 }.verdict();
+        assert_eq!(verdict.outcome, Outcome::NeedsApproval);
+        assert_eq!(check(&verdict, "above-chance"), CheckState::Insufficient);
+        assert!(verdict.reasons[0].contains("12 examples are too few"), "{:?}", verdict.reasons);
+    }
+}
+
+#[test]
+fn what_was_trained_on_may_not_judge() {
+    let suite = quick(EMAIL);
+    let (champion, candidate) = equal(3);
+    let day = Day { earlier: 200, fresh: 20, labels: 110, flipped: 0.0 };
+    let (examples, _) = examples(&day, 3);
+    let leaked = ExampleKey::new(&examples[7].domain, &examples[7].id);
+    let case = Case { suite: &suite, candidate, champion: Some(champion), day, seed: 3 };
+    let verdict = case.verdict_with(&HashSet::from([leaked]));
+    assert_eq!(verdict.outcome, Outcome::Blocked);
+    assert_eq!(verdict.data.leaked, 1);
+    assert!(verdict.reasons[0].contains("1 of 220 held-out ids"), "{:?}", verdict.reasons);
+}
+
+#[test]
+fn the_same_inputs_give_the_same_verdict() {
+    let suite = quick(EMAIL);
+    let judge = || {
+        let (champion, candidate) = equal(5);
+        let day = Day { earlier: 250, fresh: 20, labels: 110, flipped: 0.0 };
+        Case { suite: &suite, candidate, champion: Some(champion), day, seed: 5 }.verdict()
+    };
+    let (first, second) = (judge(), judge());
+    let timed = [Layer::Efficiency, Layer::Cost];
+    let fixed = |verdict: &Verdict| {
+        let checks = verdict.checks.iter().filter(|check| !timed.contains(&check.layer));
+        checks.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(fixed(&first), fixed(&second));
+    assert_eq!((first.data, first.golden), (second.data, second.golden));
+}
+
+#[test]
+fn a_verdict_covers_every_layer_and_reads_back_from_json() {
+    let suite = quick(EMAIL);
+    let (champion, candidate) = equal(9);
+    let day = Day { earlier: 400, fresh: 20, labels: 110, flipped: 0.0 };
+    let case = Case { suite: &suite, candidate, champion: Some(champion), day, seed: 9 };
+    let verdict = case.verdict();
+    for layer in Layer::ALL {
+        let judged = |state| !matches!(state, CheckState::Error | CheckState::NotApplicable);
+        let found = verdict.checks.iter().any(|check| check.layer == layer && judged(check.state));
+        assert!(found, "{layer:?}");
+    }
+    assert!(verdict.checks.iter().all(|check| !check.reason.is_empty() && !check.rule.is_empty()));
+    assert_eq!(verdict.golden.len(), 16);
+    let json = serde_json::to_string(&verdict).unwrap();
+    assert_eq!(serde_json::from_str::<Verdict>(&json).unwrap(), verdict);
+}
+
+#[test]
+fn a_slow_candidate_is_stopped() {
+    let suite = quick(EMAIL);
+    let (champion, candidate) = equal(4);
+    let day = Day { earlier: 300, fresh: 20, labels: 110, flipped: 0.0 };
+    let candidate = candidate.slower(8);
+    let verdict = Case { suite: &suite, candidate, champion: Some(champion), day, seed: 4 }.verdict();
+    assert_eq!(check(&verdict, "latency-gross"), CheckState::Fail, "{:?}", verdict.reasons);
+    assert_eq!(verdict.outcome, Outcome::Blocked);
+}
+
+#[test]
+fn a_candidate_that_cannot_answer_is_blocked_with_what_it_said() {
+    let suite = quick(DEFAULT);
+    let day = Day { earlier: 100, fresh: 20, labels: 0, flipped: 0.0 };
+    let candidate = Toy::new(1, 0.0, 0.0, 0.0).broken();
+    let verdict = Case { suite: &suite, candidate, champion: None, day, seed: 1 }.verdict();
+    assert_eq!(verdict.outcome, Outcome::Blocked);
+    assert!(verdict.reasons[0].contains("the candidate could not answer"), "{:?}", verdict.reasons);
+}

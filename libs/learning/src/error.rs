@@ -1,0 +1,88 @@
+//! Why nothing was learnt.
+use std::path::PathBuf;
+
+use tidegate_contracts::{Class, EventId};
+use tidegate_model::ModelError;
+
+/// Why a recipe could not be read or a job could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum LearningError {
+    /// The recipe is no TOML, or has a field we do not know.
+    #[error("the recipe cannot be read: {0}")]
+    RecipeToml(String),
+    /// A field of the recipe is out of its range.
+    #[error("recipe field `{field}` is {value}: {need}")]
+    Recipe {
+        /// Its path.
+        field: String,
+        /// What it holds.
+        value: String,
+        /// What would be right.
+        need: &'static str,
+    },
+    /// Nothing to learn from.
+    #[error("the window has no labelled training example: wait for labels and ask again")]
+    EmptyWindow,
+    /// A classifier of one class would say nothing.
+    #[error(
+        "all {examples} examples are of class `{class}`: a cold start needs at least two classes"
+    )]
+    OneClass {
+        /// The class.
+        class: Class,
+        /// How many there are.
+        examples: usize,
+    },
+    /// A weight that no average can hold.
+    #[error("example `{id}` has weight {weight}: a finite number above 0 is needed")]
+    Weight {
+        /// The example.
+        id: EventId,
+        /// Its weight.
+        weight: f32,
+    },
+    /// A hot update of nothing.
+    #[error("a {0} job starts from a champion, and none was given: order a cold start first")]
+    NoChampion(&'static str),
+    /// The model's part: architecture, tokenizer, weights, device.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A file of the champion, or a checkpoint, is not what its name says.
+    #[error("file `{file}` cannot be read: {reason}")]
+    BadFile {
+        /// Its name.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Checkpoints cannot be written or listed.
+    #[error("checkpoint {path}: {source}")]
+    Checkpoint {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The loss is NaN or infinite; what was learnt is worthless.
+    #[error("training diverged: the loss of step {step} is {loss}; lower the learning rates")]
+    Diverged {
+        /// The step.
+        step: u64,
+        /// Its loss.
+        loss: f32,
+    },
+    /// Asked to stop. The checkpoint was written; the same call goes on from here.
+    #[error("cancelled after step {step}; the next call goes on from its checkpoint")]
+    Cancelled {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+impl LearningError {
+    /// Whether the same job may succeed at another time: its input and recipe are not to blame.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Checkpoint { .. } | Self::Cancelled { .. })
+    }
+}

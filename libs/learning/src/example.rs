@@ -1,0 +1,78 @@
+//! What is learnt from.
+use std::collections::BTreeMap;
+
+use tidegate_contracts::{Class, Curated, Domain, EventId, Split};
+use tidegate_model::Input;
+
+/// One labelled example.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Example {
+    /// The event it is from.
+    pub id: EventId,
+    /// What the model sees.
+    pub input: Input,
+    /// The class.
+    pub label: Class,
+    /// Its share in the loss; finite and above 0.
+    pub weight: f32,
+    /// Where it comes from.
+    pub domain: Domain,
+    /// Fairness attributes; never an input.
+    pub groups: BTreeMap<String, String>,
+}
+
+impl Example {
+    /// A labelled record of the training side; nothing of any other: held out, without a label, or
+    /// without a text that a model could read.
+    #[must_use]
+    pub fn from_curated(record: &Curated) -> Option<Self> {
+        let event = &record.event;
+        if record.split != Split::Train {
+            return None;
+        }
+        Some(Self {
+            id: event.id.clone(),
+            input: Input::from_event(event).ok()?,
+            label: event.label.clone()?,
+            weight: event.weight as f32,
+            domain: event.domain.clone(),
+            groups: event.groups.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use tidegate_contracts::{ContentType, Event, Offset, Partition, SourcePosition};
+
+    use super::*;
+
+    fn record(json: &str, split: Split) -> Curated {
+        let time = DateTime::UNIX_EPOCH;
+        Curated {
+            event: Event::decode(ContentType::Json, json.as_bytes(), time).unwrap(),
+            split,
+            labelled_at: Some(time),
+            source: SourcePosition {
+                topic: "events".to_owned(),
+                partition: Partition(0),
+                offset: Offset(0),
+            },
+        }
+    }
+
+    #[test]
+    fn only_labelled_text_of_the_training_side_is_an_example() {
+        let labelled = r#"{"id":"a","parts":[{"text":"hi"}],"label":"x","weight":2}"#;
+        let example = Example::from_curated(&record(labelled, Split::Train)).unwrap();
+        assert_eq!((example.input.text.as_str(), example.label.as_str()), ("hi", "x"));
+        assert!((example.weight - 2.0).abs() < f32::EPSILON);
+        assert_eq!(Example::from_curated(&record(labelled, Split::Eval)), None);
+        let unlabelled = r#"{"id":"a","parts":[{"text":"hi"}]}"#;
+        assert_eq!(Example::from_curated(&record(unlabelled, Split::Train)), None);
+        let no_text =
+            r#"{"id":"a","parts":[{"features":{"values":{"n":{"number":1}}}}],"label":"x"}"#;
+        assert_eq!(Example::from_curated(&record(no_text, Split::Train)), None);
+    }
+}

@@ -1,0 +1,181 @@
+//! What is asked for, and what comes back.
+use std::collections::BTreeMap;
+
+use burn::backend::Autodiff;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use tidegate_contracts::{
+    ArtifactHash, CODE_VERSION, Class, FileEntry, GenerationId, JobId, JobKind, Manifest, Window,
+};
+use tidegate_ledger::Verified;
+use tidegate_model::{CpuBackend, Device};
+use tidegate_telemetry::energy::EnergyMeter;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    CheckpointDir, Example, LearningError, Recipe,
+    lesson::Lesson,
+    session::{Clock, Outcome, Session},
+};
+
+/// Where the weights come from.
+// One a job: its size is of no weight beside the files.
+#[allow(clippy::large_enum_variant)]
+#[derive(Debug, Clone)]
+pub enum StartingPoint {
+    /// Fresh ones.
+    Scratch,
+    /// Those of a generation whose files have been verified.
+    Champion(Verified),
+}
+
+impl StartingPoint {
+    /// The generation that is started from.
+    #[must_use]
+    pub fn parent(&self) -> Option<GenerationId> {
+        match self {
+            Self::Scratch => None,
+            Self::Champion(champion) => Some(champion.id()),
+        }
+    }
+
+    /// Its files; none from scratch.
+    pub(crate) fn files(&self) -> Option<&BTreeMap<String, Bytes>> {
+        match self {
+            Self::Scratch => None,
+            Self::Champion(champion) => Some(champion.files()),
+        }
+    }
+}
+
+/// One training job.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Its id; checkpoints are kept under it.
+    pub id: JobId,
+    /// Which course of the recipe.
+    pub kind: JobKind,
+    /// How.
+    pub recipe: Recipe,
+    /// From where.
+    pub start: StartingPoint,
+    /// What the examples were read from.
+    pub window: Window,
+    /// Of every random choice.
+    pub seed: u64,
+    /// Where to compute.
+    pub device: Device,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Loss, averaged over the last ten steps or so.
+    pub loss: f64,
+    /// Since this attempt began.
+    pub examples_per_s: f64,
+    /// Share of the tokens that the fullest expert of the last step got.
+    pub expert_load_max_share: f64,
+}
+
+/// Is told what happens; called on the training thread, so it must be quick.
+pub trait Observer: Send {
+    /// A step is done.
+    fn progress(&mut self, progress: &Progress);
+    /// A checkpoint is safe on disk.
+    fn checkpoint(&mut self, step: u64, digest: ArtifactHash);
+}
+
+/// Looks away.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoObserver;
+
+impl Observer for NoObserver {
+    fn progress(&mut self, _: &Progress) {}
+    fn checkpoint(&mut self, _: u64, _: ArtifactHash) {}
+}
+
+/// What a job made.
+#[derive(Debug, Clone)]
+pub struct Trained {
+    /// Every file of the generation; with the replay buffer and the optimiser's state, so that a
+    /// hot update needs nothing but its own window.
+    pub files: BTreeMap<String, Bytes>,
+    /// The classes, by label index.
+    pub labels: Vec<Class>,
+    /// What the job measured of itself. Not reproducible: it holds times.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// Trains. Blocks until it is done; goes on from the newest valid checkpoint of this very job, if
+/// `checkpoints` has one.
+///
+/// # Errors
+/// [`LearningError`]; [`LearningError::Cancelled`] after `cancel`, with a checkpoint written.
+pub fn train(
+    job: &Job,
+    examples: &[Example],
+    checkpoints: &CheckpointDir,
+    observer: &mut dyn Observer,
+    cancel: &CancellationToken,
+) -> Result<Trained, LearningError> {
+    let meter = EnergyMeter::detect();
+    let clock = Clock::start(&meter);
+    job.recipe.validate()?;
+    if job.kind != JobKind::ColdStart && matches!(job.start, StartingPoint::Scratch) {
+        return Err(LearningError::NoChampion(job.kind.as_str()));
+    }
+    let resumed = checkpoints.newest(job, examples);
+    let lesson = Lesson::prepare(job, examples, resumed.as_ref())?;
+    let outcome = match &job.device {
+        Device::Cpu => {
+            let mut session =
+                Session::<Autodiff<CpuBackend>>::open(job, &lesson, resumed, Default::default())?;
+            session.run(checkpoints, examples, clock, observer, cancel)?
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(index) => {
+            let device = burn::backend::cuda::CudaDevice::new(*index);
+            let mut session = Session::<Autodiff<tidegate_model::CudaBackend>>::open(
+                job, &lesson, resumed, device,
+            )?;
+            session.run(checkpoints, examples, clock, observer, cancel)?
+        }
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => {
+            return Err(LearningError::Model(tidegate_model::ModelError::Device {
+                device: job.device.to_string(),
+                reason: "this build has no CUDA: build with `--features cuda`, or use `cpu`"
+                    .to_owned(),
+            }));
+        }
+    };
+    let Outcome { files, metrics } = outcome;
+    Ok(Trained { files, labels: lesson.labels, metrics })
+}
+
+/// The manifest of what `job` made. `newest_label`: the latest publication of a label in its window.
+#[must_use]
+pub fn manifest(job: &Job, trained: &Trained, newest_label: Option<DateTime<Utc>>) -> Manifest {
+    let entry =
+        |bytes: &Bytes| FileEntry { hash: ArtifactHash::of(bytes), size: bytes.len() as u64 };
+    Manifest {
+        format: 1,
+        parent: job.start.parent(),
+        job: job.id.clone(),
+        kind: job.kind,
+        files: trained.files.iter().map(|(name, bytes)| (name.clone(), entry(bytes))).collect(),
+        labels: trained.labels.clone(),
+        recipe: job.recipe.to_toml(),
+        window: job.window.clone(),
+        seed: job.seed,
+        code_version: CODE_VERSION.to_owned(),
+        created: Utc::now(),
+        newest_label,
+        metrics: trained.metrics.clone(),
+    }
+}

@@ -1,0 +1,176 @@
+//! A job that is cancelled or killed ends with the bytes of one that was not.
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use common::{Log, cold_start, examples, hot_update, published, trained};
+use tidegate_learning::{CheckpointDir, Example, Job, LearningError, Trained, train};
+use tokio_util::sync::CancellationToken;
+
+const BOTH: &[&str] = &["spam", "ham"];
+
+fn run(job: &Job, window: &[Example], folder: &Path) -> (Result<Trained, LearningError>, Log) {
+    let mut log = Log::default();
+    let checkpoints = CheckpointDir::open(folder).unwrap();
+    let result = train(job, window, &checkpoints, &mut log, &CancellationToken::new());
+    (result, log)
+}
+
+/// Cancels after `step`.
+fn cancelled(job: &Job, window: &[Example], folder: &Path, step: u64) -> Log {
+    let cancel = CancellationToken::new();
+    let mut log = Log { cancel_after: Some((step, cancel.clone())), ..Log::default() };
+    let checkpoints = CheckpointDir::open(folder).unwrap();
+    let error = train(job, window, &checkpoints, &mut log, &cancel).unwrap_err();
+    assert!(matches!(error, LearningError::Cancelled { step: s } if s == step), "{error}");
+    assert!(error.is_retryable());
+    log
+}
+
+fn checkpoints(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "ckpt"));
+    files.sort();
+    files
+}
+
+#[test]
+fn a_cold_start_cancelled_after_any_step_ends_with_the_same_bytes() {
+    let (job, window) = (cold_start("job"), examples(BOTH, 0, 40));
+    let whole = trained(&job, &window).unwrap();
+    let steps = whole.metrics["steps"] as u64;
+    assert_eq!(steps, 15);
+    for step in 1..steps {
+        let folder = tempfile::tempdir().unwrap();
+        cancelled(&job, &window, folder.path(), step);
+        let (resumed, log) = run(&job, &window, folder.path());
+        assert_eq!(log.steps.first(), Some(&(step + 1)), "it goes on where it was");
+        assert_eq!(resumed.unwrap().files, whole.files, "cancelled after step {step}");
+    }
+}
+
+#[test]
+fn a_hot_update_cancelled_again_and_again_ends_with_the_same_bytes() {
+    let first = cold_start("first");
+    let champion = published(&first, &trained(&first, &examples(BOTH, 0, 40)).unwrap());
+    let (job, window) = (hot_update("job", champion), examples(&["spam", "ham", "news"], 40, 30));
+    let whole = trained(&job, &window).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for step in 1..whole.metrics["steps"] as u64 {
+        cancelled(&job, &window, folder.path(), step);
+    }
+    assert_eq!(run(&job, &window, folder.path()).0.unwrap().files, whole.files);
+}
+
+#[test]
+fn two_checkpoints_are_kept_and_a_damaged_one_is_passed_over() {
+    let (job, window) = (cold_start("job"), examples(BOTH, 0, 40));
+    let whole = trained(&job, &window).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    cancelled(&job, &window, folder.path(), 3);
+    cancelled(&job, &window, folder.path(), 6);
+    let files = checkpoints(folder.path());
+    assert_eq!(files.len(), 2);
+    let sound = fs::read(&files[1]).unwrap();
+    for at in [0, 20, 100, sound.len() / 2, sound.len() - 1] {
+        let mut altered = sound.clone();
+        altered[at] ^= 1;
+        fs::write(&files[1], &altered).unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        for file in &files {
+            fs::copy(file, copy.path().join(file.file_name().unwrap())).unwrap();
+        }
+        let (resumed, log) = run(&job, &window, copy.path());
+        assert!(log.steps[0] > 1 && log.steps[0] < 7, "from the one before: {:?}", log.steps);
+        assert_eq!(resumed.unwrap().files, whole.files);
+    }
+    fs::write(&files[1], &sound[..sound.len() / 2]).unwrap();
+    fs::write(&files[0], b"").unwrap();
+    let (resumed, log) = run(&job, &window, folder.path());
+    assert_eq!(log.steps[0], 1, "with none left it begins anew");
+    assert_eq!(resumed.unwrap().files, whole.files);
+}
+
+#[test]
+fn a_checkpoint_of_other_data_is_not_taken_up() {
+    let (job, window) = (cold_start("job"), examples(BOTH, 0, 40));
+    let folder = tempfile::tempdir().unwrap();
+    cancelled(&job, &window, folder.path(), 6);
+    let other = examples(BOTH, 1, 40);
+    let (result, log) = run(&job, &other, folder.path());
+    assert_eq!(log.steps[0], 1);
+    assert_eq!(result.unwrap().files, trained(&job, &other).unwrap().files);
+    CheckpointDir::open(folder.path()).unwrap().clear(&job.id).unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_observer_hears_of_every_checkpoint_that_is_on_disk() {
+    let (job, window) = (cold_start("job"), examples(BOTH, 0, 40));
+    let folder = tempfile::tempdir().unwrap();
+    let log = cancelled(&job, &window, folder.path(), 9);
+    let (step, digest) = *log.checkpoints.last().unwrap();
+    assert_eq!(step, 9);
+    let newest = fs::read(checkpoints(folder.path()).last().unwrap()).unwrap();
+    assert_eq!(digest, tidegate_contracts::ArtifactHash::of(&newest));
+}
+
+const CHILD: &str = "TIDEGATE_TEST_CHECKPOINTS";
+
+/// Not a test: what [`a_killed_process_goes_on_and_ends_with_the_same_bytes`] starts and kills.
+#[test]
+fn child() {
+    if let Some(folder) = std::env::var_os(CHILD) {
+        let (job, window) = slow();
+        run(&job, &window, Path::new(&folder)).0.unwrap();
+    }
+}
+
+/// Long enough to be killed in.
+fn slow() -> (Job, Vec<Example>) {
+    let mut job = cold_start("killed");
+    job.recipe.cold_start.epochs = 40;
+    (job, examples(BOTH, 0, 40))
+}
+
+fn start(folder: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child"])
+        .env(CHILD, folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn a_killed_process_goes_on_and_ends_with_the_same_bytes() {
+    let (job, window) = slow();
+    let whole = trained(&job, &window).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut reached = Vec::new();
+    for _ in 0..3 {
+        let before = checkpoints(folder.path()).last().cloned();
+        let mut child = start(folder.path());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        // Killed once it has got further, at whatever it is doing then.
+        while checkpoints(folder.path()).last().cloned() <= before {
+            assert!(Instant::now() < deadline, "no checkpoint in time");
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        reached.push(checkpoints(folder.path()).last().cloned());
+    }
+    assert!(reached.is_sorted(), "{reached:?}");
+    let (resumed, log) = run(&job, &window, folder.path());
+    assert!(log.steps[0] > 1);
+    assert_eq!(resumed.unwrap().files, whole.files);
+}

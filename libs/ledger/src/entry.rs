@@ -1,0 +1,312 @@
+//! Typed entries and the chain that makes them tamper-evident.
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use tidegate_contracts::{
+    Actor, ArtifactHash, EntryHash, GenerationId, JobId, JobKind, Millis, Outcome, Window,
+};
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", deny_unknown_fields)]
+pub enum Fact {
+    /// Somebody wants a job; the trainer takes it.
+    JobRequested {
+        /// The job.
+        job: JobId,
+        /// Its kind.
+        kind: JobKind,
+        /// Why.
+        reason: String,
+    },
+    /// Attempt 1 fixes window and parent; later attempts repeat them.
+    JobStarted {
+        /// The job.
+        job: JobId,
+        /// 1, 2, ...
+        attempt: u32,
+        /// What it learns from.
+        window: Window,
+        /// What it starts from.
+        parent: Option<GenerationId>,
+    },
+    /// The job can be resumed from here.
+    CheckpointWritten {
+        /// The job.
+        job: JobId,
+        /// Steps done.
+        step: u64,
+        /// Hash of the checkpoint.
+        digest: ArtifactHash,
+    },
+    /// The job made a generation.
+    CandidateRegistered {
+        /// The job.
+        job: JobId,
+        /// What it made.
+        generation: GenerationId,
+        /// What it started from.
+        parent: Option<GenerationId>,
+        /// The job's kind.
+        kind: JobKind,
+        /// What it learnt from.
+        window: Window,
+    },
+    /// An attempt ended without a generation.
+    JobFailed {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        attempt: u32,
+        /// Why.
+        reason: String,
+        /// Whether another attempt follows.
+        retry: bool,
+    },
+    /// The evaluator judged a candidate.
+    VerdictIssued {
+        /// Who was judged.
+        generation: GenerationId,
+        /// Against whom.
+        champion: Option<GenerationId>,
+        /// Hash of the verdict document.
+        verdict: ArtifactHash,
+        /// By which suite.
+        suite: String,
+        /// The conclusion.
+        outcome: Outcome,
+        /// Why, the worst first.
+        reasons: Vec<String>,
+    },
+    /// A blocked candidate's window is set aside: the next job starts after it.
+    WindowQuarantined {
+        /// The candidate.
+        generation: GenerationId,
+        /// Its window.
+        window: Window,
+        /// Why.
+        reason: String,
+    },
+    /// An operator says yes to one generation under one verdict.
+    ApprovalGiven {
+        /// The generation.
+        generation: GenerationId,
+        /// The verdict that was read.
+        verdict: ArtifactHash,
+        /// Why.
+        reason: String,
+        /// Until when it counts.
+        expires: DateTime<Utc>,
+    },
+    /// The same operator takes it back.
+    ApprovalWithdrawn {
+        /// The generation.
+        generation: GenerationId,
+        /// Why.
+        reason: String,
+    },
+    /// An operator says no.
+    CandidateRejected {
+        /// The generation.
+        generation: GenerationId,
+        /// Why.
+        reason: String,
+    },
+    /// A generation is the champion now.
+    Promoted {
+        /// The new champion.
+        generation: GenerationId,
+        /// The one before.
+        previous: Option<GenerationId>,
+        /// The verdict it passed by.
+        verdict: ArtifactHash,
+        /// By policy alone, or by approval.
+        by: PromotedBy,
+    },
+    /// An earlier champion is the champion again.
+    RolledBack {
+        /// The champion now.
+        to: GenerationId,
+        /// The champion before.
+        from: GenerationId,
+        /// Why.
+        reason: String,
+    },
+    /// A gateway serves it now.
+    Swapped {
+        /// Which gateway.
+        gateway: String,
+        /// What it serves.
+        generation: GenerationId,
+        /// From the promotion being seen to the swap: fetch, verify, build, warm.
+        prepare: Millis,
+    },
+}
+
+impl Fact {
+    /// The entry's type, e.g. `Promoted`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::JobRequested { .. } => "JobRequested",
+            Self::JobStarted { .. } => "JobStarted",
+            Self::CheckpointWritten { .. } => "CheckpointWritten",
+            Self::CandidateRegistered { .. } => "CandidateRegistered",
+            Self::JobFailed { .. } => "JobFailed",
+            Self::VerdictIssued { .. } => "VerdictIssued",
+            Self::WindowQuarantined { .. } => "WindowQuarantined",
+            Self::ApprovalGiven { .. } => "ApprovalGiven",
+            Self::ApprovalWithdrawn { .. } => "ApprovalWithdrawn",
+            Self::CandidateRejected { .. } => "CandidateRejected",
+            Self::Promoted { .. } => "Promoted",
+            Self::RolledBack { .. } => "RolledBack",
+            Self::Swapped { .. } => "Swapped",
+        }
+    }
+}
+
+/// What a promotion rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromotedBy {
+    /// Every blocking check passed, and policy lets such candidates through.
+    Policy,
+    /// Operators said yes.
+    Approval,
+}
+
+/// One line of the record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// 1, 2, 3, ... without gaps.
+    pub seq: u64,
+    /// The hash of the entry before; [`EntryHash::GENESIS`] for the first.
+    pub prev: EntryHash,
+    /// BLAKE3 over the canonical JSON of all other fields.
+    pub hash: EntryHash,
+    /// When it was written.
+    pub time: DateTime<Utc>,
+    /// Who wrote it.
+    pub actor: Actor,
+    /// The fencing token it was written under; 0 for an actor that needs no lease.
+    pub token: u64,
+    /// What happened.
+    pub fact: Fact,
+}
+
+/// The fields the hash covers, in the order they are hashed.
+#[derive(Serialize)]
+struct Hashed<'a> {
+    seq: u64,
+    prev: &'a EntryHash,
+    time: &'a DateTime<Utc>,
+    actor: &'a Actor,
+    token: u64,
+    fact: &'a Fact,
+}
+
+impl Entry {
+    /// The entry that follows `head`.
+    pub(crate) fn after(head: Head, author: &Author, fact: Fact) -> Self {
+        let mut entry = Self {
+            seq: head.seq + 1,
+            prev: head.hash,
+            hash: EntryHash::GENESIS,
+            time: Utc::now(),
+            actor: author.actor.clone(),
+            token: author.fence.as_ref().map_or(0, |fence| fence.token),
+            fact,
+        };
+        entry.hash = entry.computed_hash();
+        entry
+    }
+
+    /// What the hash must be.
+    pub(crate) fn computed_hash(&self) -> EntryHash {
+        let Self { seq, prev, time, actor, token, fact, .. } = self;
+        let hashed = Hashed { seq: *seq, prev, time, actor, token: *token, fact };
+        let bytes = serde_json::to_vec(&hashed).expect("an entry has string keys only");
+        EntryHash::of(&bytes)
+    }
+
+    /// The stored bytes.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("an entry has string keys only")
+    }
+
+    /// This entry as the end of the log.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        Head { seq: self.seq, hash: self.hash }
+    }
+}
+
+/// The end of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Entries so far.
+    pub seq: u64,
+    /// The hash of the last one.
+    pub hash: EntryHash,
+}
+
+impl Head {
+    /// Of an empty log.
+    pub const EMPTY: Self = Self { seq: 0, hash: EntryHash::GENESIS };
+}
+
+/// Who writes, and by what right where there must be only one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Author {
+    /// On record.
+    pub actor: Actor,
+    /// The lease the writer holds; the store refuses a token older than the newest.
+    pub fence: Option<Fence>,
+}
+
+impl Author {
+    /// An author who needs no lease.
+    pub fn unfenced(actor: impl Into<String>) -> Self {
+        Self { actor: Actor::new(actor), fence: None }
+    }
+}
+
+/// A lease's token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// The lease's name.
+    pub lease: String,
+    /// Its token.
+    pub token: u64,
+}
+
+impl Fence {
+    /// The right that the lease `lease` gives under `token`.
+    pub fn new(lease: impl Into<String>, token: u64) -> Self {
+        Self { lease: lease.into(), token }
+    }
+}
+
+/// One thing wrong with a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// Where; 0 when it concerns the log as a whole.
+    pub seq: u64,
+    /// What.
+    pub what: String,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "entry {}: {}", self.seq, self.what)
+    }
+}
+
+/// What verification found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct VerifyReport {
+    /// Entries read.
+    pub entries: u64,
+    /// All that is wrong; empty when the ledger holds.
+    pub faults: Vec<Fault>,
+}

@@ -1,0 +1,618 @@
+//! State is a fold of the log. Every invariant of the gate is checked here, and only here: before
+//! an entry is written, and again when the log is verified.
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use tidegate_contracts::{
+    Actor, ArtifactHash, GenerationId, JobId, JobKind, Offset, Outcome, Partition, Window,
+};
+
+use crate::{Entry, Fact, Head, PromotedBy};
+
+/// Why an entry may not be written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+fn refuse<T>(why: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal(why.into()))
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobState {
+    /// Waits for the trainer.
+    Requested,
+    /// Is trained, or waits to be resumed.
+    Running,
+    /// Made a generation.
+    Succeeded,
+    /// Will not be tried again.
+    Failed,
+}
+
+/// A job, folded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRecord {
+    /// Its id.
+    pub job: JobId,
+    /// Its kind.
+    pub kind: JobKind,
+    /// Why it was requested.
+    pub reason: String,
+    /// By whom.
+    pub requested_by: Actor,
+    /// When.
+    pub requested_at: DateTime<Utc>,
+    /// First start, with the window and the parent it fixed.
+    pub started: Option<(DateTime<Utc>, Window, Option<GenerationId>)>,
+    /// Starts so far.
+    pub attempts: u32,
+    /// Where it stands.
+    pub state: JobState,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// What it made.
+    pub generation: Option<GenerationId>,
+    /// Why the last attempt failed.
+    pub failure: Option<String>,
+}
+
+/// Where a generation stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GenerationState {
+    /// Judged favourably or not yet; not promoted.
+    Candidate,
+    /// The gate said no.
+    Blocked,
+    /// The gate asks an operator.
+    NeedsApproval,
+    /// An operator said no.
+    Rejected,
+    /// Serves.
+    Champion,
+    /// Served before, or was overtaken by another candidate's promotion.
+    Superseded,
+    /// Was rolled back from.
+    RolledBack,
+}
+
+impl GenerationState {
+    /// `candidate`, `blocked`, `needs_approval`, ...
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Candidate => "candidate",
+            Self::Blocked => "blocked",
+            Self::NeedsApproval => "needs_approval",
+            Self::Rejected => "rejected",
+            Self::Champion => "champion",
+            Self::Superseded => "superseded",
+            Self::RolledBack => "rolled_back",
+        }
+    }
+}
+
+/// A yes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApprovalRecord {
+    /// Who gave it.
+    pub approver: Actor,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub given_at: DateTime<Utc>,
+    /// Until when it counts.
+    pub expires: DateTime<Utc>,
+    /// The verdict it is bound to.
+    pub verdict: ArtifactHash,
+    /// Taken back.
+    pub withdrawn: bool,
+}
+
+/// The verdict a generation stands under.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VerdictRecord {
+    /// Hash of the document.
+    pub id: ArtifactHash,
+    /// The champion it was judged against.
+    pub champion: Option<GenerationId>,
+    /// By which suite.
+    pub suite: String,
+    /// The conclusion.
+    pub outcome: Outcome,
+    /// Why.
+    pub reasons: Vec<String>,
+    /// When.
+    pub issued_at: DateTime<Utc>,
+}
+
+/// A generation, folded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationRecord {
+    /// Its id.
+    pub id: GenerationId,
+    /// The job that made it.
+    pub job: JobId,
+    /// That job's kind.
+    pub kind: JobKind,
+    /// What it started from.
+    pub parent: Option<GenerationId>,
+    /// What it learnt from.
+    pub window: Window,
+    /// When it was registered.
+    pub registered_at: DateTime<Utc>,
+    /// Where it stands.
+    pub state: GenerationState,
+    /// The newest verdict on it.
+    pub verdict: Option<VerdictRecord>,
+    /// In the order they were given.
+    pub approvals: Vec<ApprovalRecord>,
+    /// When it became champion, last.
+    pub promoted_at: Option<DateTime<Utc>>,
+    /// When a gateway first served it.
+    pub swapped_at: Option<DateTime<Utc>>,
+    /// Whether its window was set aside.
+    pub quarantined: bool,
+}
+
+impl GenerationRecord {
+    /// Approvals that count at `now`: bound to the present verdict, in force, one an approver.
+    pub fn approvals_in_force(&self, now: DateTime<Utc>) -> Vec<&ApprovalRecord> {
+        let Some(verdict) = &self.verdict else { return vec![] };
+        let mut seen = BTreeSet::new();
+        self.approvals
+            .iter()
+            .filter(|a| !a.withdrawn && a.expires > now && a.verdict == verdict.id)
+            .filter(|a| seen.insert(a.approver.as_str()))
+            .collect()
+    }
+}
+
+type Marks = BTreeMap<Partition, Offset>;
+
+/// What the log says, up to its head.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    head: Option<Head>,
+    champions: Vec<GenerationId>,
+    champion: Option<GenerationId>,
+    jobs: Vec<JobRecord>,
+    generations: Vec<GenerationRecord>,
+    promotions: u64,
+    blocked: u64,
+}
+
+impl State {
+    /// The entry it is folded up to.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.head.unwrap_or(Head::EMPTY)
+    }
+
+    /// Who serves.
+    #[must_use]
+    pub fn champion(&self) -> Option<GenerationId> {
+        self.champion
+    }
+
+    /// Every generation that became champion, in order.
+    #[must_use]
+    pub fn champions(&self) -> &[GenerationId] {
+        &self.champions
+    }
+
+    /// One job.
+    #[must_use]
+    pub fn job(&self, id: &JobId) -> Option<&JobRecord> {
+        self.jobs.iter().rev().find(|job| &job.job == id)
+    }
+
+    /// All jobs, in the order they were requested.
+    #[must_use]
+    pub fn jobs(&self) -> &[JobRecord] {
+        &self.jobs
+    }
+
+    /// The job the trainer takes next: one to resume, else the oldest request.
+    #[must_use]
+    pub fn next_job(&self) -> Option<&JobRecord> {
+        let in_state = |state| self.jobs.iter().find(move |job| job.state == state);
+        in_state(JobState::Running).or_else(|| in_state(JobState::Requested))
+    }
+
+    /// One generation.
+    #[must_use]
+    pub fn generation(&self, id: &GenerationId) -> Option<&GenerationRecord> {
+        self.generations.iter().rev().find(|one| &one.id == id)
+    }
+
+    /// All generations, in the order they were registered.
+    #[must_use]
+    pub fn generations(&self) -> &[GenerationRecord] {
+        &self.generations
+    }
+
+    /// The newest generation that is neither promoted nor decided against.
+    #[must_use]
+    pub fn candidate(&self) -> Option<&GenerationRecord> {
+        self.generations.iter().rev().find(|one| {
+            matches!(one.state, GenerationState::Candidate | GenerationState::NeedsApproval)
+        })
+    }
+
+    /// Candidates without a verdict, oldest first.
+    #[must_use]
+    pub fn awaiting_verdict(&self) -> Vec<&GenerationRecord> {
+        let waits = |one: &&GenerationRecord| {
+            one.state == GenerationState::Candidate && one.verdict.is_none()
+        };
+        self.generations.iter().filter(waits).collect()
+    }
+
+    /// Where the next hot update starts: the champion's watermark, moved over quarantined windows
+    /// that follow on it without a gap.
+    #[must_use]
+    pub fn learnt_up_to(&self) -> Marks {
+        let champion = self.champion.and_then(|id| self.generation(&id));
+        let mut marks = champion.map(|one| one.window.watermark()).unwrap_or_default();
+        // In order of registration, so that one pass moves over a chain of them.
+        for one in self.generations.iter().filter(|one| one.quarantined) {
+            for (&partition, &(from, to)) in one.window.ranges() {
+                let mark = marks.entry(partition).or_default();
+                if from <= *mark {
+                    *mark = to.max(*mark);
+                }
+            }
+        }
+        marks
+    }
+
+    /// The highest watermark of any candidate so far: what lag is counted from.
+    #[must_use]
+    pub fn considered_up_to(&self) -> Marks {
+        let mut marks = self.learnt_up_to();
+        for one in &self.generations {
+            for (partition, to) in one.window.watermark() {
+                let mark = marks.entry(partition).or_default();
+                *mark = to.max(*mark);
+            }
+        }
+        marks
+    }
+
+    /// Promotions so far.
+    #[must_use]
+    pub fn promotions(&self) -> u64 {
+        self.promotions
+    }
+
+    /// Candidates the gate has blocked so far.
+    #[must_use]
+    pub fn blocked(&self) -> u64 {
+        self.blocked
+    }
+
+    /// Whether `fact` may follow, written by `actor` at `now`.
+    ///
+    /// # Errors
+    /// [`Refusal`] says which invariant it would break.
+    pub fn check(&self, fact: &Fact, actor: &Actor, now: DateTime<Utc>) -> Result<(), Refusal> {
+        match fact {
+            Fact::JobRequested { job, .. } if self.job(job).is_some() => {
+                refuse(format!("job {job} was requested already"))
+            }
+            Fact::JobRequested { .. } | Fact::Swapped { .. } => Ok(()),
+            Fact::JobStarted { job, attempt, window, parent } => {
+                let record = self.open_job(job)?;
+                if *attempt != record.attempts + 1 {
+                    let next = record.attempts + 1;
+                    return refuse(format!("job {job}: attempt {attempt}, {next} is next"));
+                }
+                match &record.started {
+                    Some((_, fixed, from)) if fixed != window || from != parent => refuse(format!(
+                        "job {job}: attempt {attempt} must repeat the window and parent of the first"
+                    )),
+                    _ => Ok(()),
+                }
+            }
+            Fact::CheckpointWritten { job, .. } => self.running_job(job).map(|_| ()),
+            Fact::JobFailed { job, attempt, .. } => {
+                let record = self.running_job(job)?;
+                if record.attempts == *attempt {
+                    Ok(())
+                } else {
+                    refuse(format!("job {job}: attempt {attempt} is not the present one"))
+                }
+            }
+            Fact::CandidateRegistered { job, generation, .. } => {
+                self.running_job(job)?;
+                match self.generation(generation) {
+                    Some(_) => refuse(format!("generation {} is known", generation.short())),
+                    None => Ok(()),
+                }
+            }
+            Fact::VerdictIssued { generation, .. } => {
+                let one = self.known(generation)?;
+                if one.state == GenerationState::Candidate && one.verdict.is_none() {
+                    Ok(())
+                } else {
+                    let state = one.state.as_str();
+                    refuse(format!("generation {} is {state}, judged already", generation.short()))
+                }
+            }
+            Fact::WindowQuarantined { generation, .. } => {
+                let one = self.known(generation)?;
+                let set_aside =
+                    matches!(one.state, GenerationState::Blocked | GenerationState::Rejected);
+                if set_aside && !one.quarantined {
+                    Ok(())
+                } else {
+                    refuse(format!(
+                        "the window of {} is set aside once, and only when it is blocked or rejected",
+                        generation.short()
+                    ))
+                }
+            }
+            Fact::ApprovalGiven { generation, verdict, expires, .. } => {
+                self.check_approval(generation, verdict, *expires, actor, now)
+            }
+            Fact::ApprovalWithdrawn { generation, .. } => {
+                let one = self.open_generation(generation)?;
+                let given = one.approvals.iter().any(|a| &a.approver == actor && !a.withdrawn);
+                if given { Ok(()) } else { refuse(format!("{actor} has no approval to withdraw")) }
+            }
+            Fact::CandidateRejected { generation, .. } => {
+                self.open_generation(generation).map(|_| ())
+            }
+            Fact::Promoted { generation, previous, verdict, by } => {
+                self.check_promotion(generation, previous.as_ref(), verdict, *by, now)
+            }
+            Fact::RolledBack { to, from, .. } => {
+                if self.champion != Some(*from) {
+                    return refuse(format!("{} is not the champion", from.short()));
+                }
+                if to == from || !self.champions.contains(to) {
+                    return refuse(format!("{} is not an earlier champion", to.short()));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn check_approval(
+        &self,
+        generation: &GenerationId,
+        verdict: &ArtifactHash,
+        expires: DateTime<Utc>,
+        actor: &Actor,
+        now: DateTime<Utc>,
+    ) -> Result<(), Refusal> {
+        let one = self.open_generation(generation)?;
+        let Some(standing) = &one.verdict else {
+            return refuse(format!("{} has no verdict to approve under yet", generation.short()));
+        };
+        if standing.id != *verdict {
+            return refuse("the verdict has changed since it was read: read it again");
+        }
+        if standing.champion != self.champion {
+            return refuse(format!(
+                "{} was judged against another champion than the present one",
+                generation.short()
+            ));
+        }
+        if expires <= now {
+            return refuse("an approval must expire in the future");
+        }
+        // Nobody approves what they asked for themselves.
+        if self.job(&one.job).is_some_and(|job| &job.requested_by == actor) {
+            return refuse(format!("{actor} requested this job: another person must approve it"));
+        }
+        if one.approvals_in_force(now).iter().any(|a| &a.approver == actor) {
+            return refuse(format!("{actor} has approved {} already", generation.short()));
+        }
+        Ok(())
+    }
+
+    /// The choke point: no generation becomes champion but through here.
+    fn check_promotion(
+        &self,
+        generation: &GenerationId,
+        previous: Option<&GenerationId>,
+        verdict: &ArtifactHash,
+        by: PromotedBy,
+        now: DateTime<Utc>,
+    ) -> Result<(), Refusal> {
+        let one = self.open_generation(generation)?;
+        let name = generation.short();
+        let Some(standing) = &one.verdict else {
+            return refuse(format!("{name} has no verdict: nothing is promoted unjudged"));
+        };
+        if standing.id != *verdict {
+            return refuse(format!("{name} stands under another verdict"));
+        }
+        if previous != self.champion.as_ref() || standing.champion != self.champion {
+            return refuse(format!(
+                "{name} was judged against another champion than the present one: it is stale"
+            ));
+        }
+        match (by, standing.outcome) {
+            (_, Outcome::Blocked) => refuse(format!("{name} is blocked by its verdict")),
+            (PromotedBy::Policy, Outcome::NeedsApproval) => {
+                refuse(format!("{name} needs an approval: policy alone may not promote it"))
+            }
+            (PromotedBy::Approval, _) if one.approvals_in_force(now).is_empty() => {
+                refuse(format!("{name} has no approval in force"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn known(&self, id: &GenerationId) -> Result<&GenerationRecord, Refusal> {
+        self.generation(id).map_or_else(|| refuse(format!("no generation {}", id.short())), Ok)
+    }
+
+    fn open_generation(&self, id: &GenerationId) -> Result<&GenerationRecord, Refusal> {
+        let one = self.known(id)?;
+        match one.state {
+            GenerationState::Candidate | GenerationState::NeedsApproval => Ok(one),
+            state => refuse(format!("generation {} is {}", id.short(), state.as_str())),
+        }
+    }
+
+    fn open_job(&self, id: &JobId) -> Result<&JobRecord, Refusal> {
+        match self.job(id) {
+            None => refuse(format!("no job {id}")),
+            Some(job) if matches!(job.state, JobState::Requested | JobState::Running) => Ok(job),
+            Some(_) => refuse(format!("job {id} has ended")),
+        }
+    }
+
+    fn running_job(&self, id: &JobId) -> Result<&JobRecord, Refusal> {
+        let job = self.open_job(id)?;
+        if job.state == JobState::Running {
+            Ok(job)
+        } else {
+            refuse(format!("job {id} has not started"))
+        }
+    }
+
+    /// Takes one entry in. Entries that break an invariant are [`State::check`]ed before.
+    pub(crate) fn apply(&mut self, entry: &Entry) {
+        let (time, actor) = (entry.time, &entry.actor);
+        match &entry.fact {
+            Fact::JobRequested { job, kind, reason } => self.jobs.push(JobRecord {
+                job: job.clone(),
+                kind: *kind,
+                reason: reason.clone(),
+                requested_by: actor.clone(),
+                requested_at: time,
+                started: None,
+                attempts: 0,
+                state: JobState::Requested,
+                finished_at: None,
+                generation: None,
+                failure: None,
+            }),
+            Fact::JobStarted { job, attempt, window, parent } => self.with_job(job, |record| {
+                record.started.get_or_insert_with(|| (time, window.clone(), *parent));
+                record.attempts = *attempt;
+                record.state = JobState::Running;
+            }),
+            Fact::CheckpointWritten { .. } => {}
+            Fact::JobFailed { job, reason, retry, .. } => self.with_job(job, |record| {
+                record.failure = Some(reason.clone());
+                if !retry {
+                    record.state = JobState::Failed;
+                    record.finished_at = Some(time);
+                }
+            }),
+            Fact::CandidateRegistered { job, generation, parent, kind, window } => {
+                self.with_job(job, |record| {
+                    record.state = JobState::Succeeded;
+                    record.finished_at = Some(time);
+                    record.generation = Some(*generation);
+                });
+                // A newer candidate takes in what an undecided older one has learnt.
+                for one in &mut self.generations {
+                    if matches!(
+                        one.state,
+                        GenerationState::Candidate | GenerationState::NeedsApproval
+                    ) {
+                        one.state = GenerationState::Superseded;
+                    }
+                }
+                self.generations.push(GenerationRecord {
+                    id: *generation,
+                    job: job.clone(),
+                    kind: *kind,
+                    parent: *parent,
+                    window: window.clone(),
+                    registered_at: time,
+                    state: GenerationState::Candidate,
+                    verdict: None,
+                    approvals: vec![],
+                    promoted_at: None,
+                    swapped_at: None,
+                    quarantined: false,
+                });
+            }
+            Fact::VerdictIssued { generation, champion, verdict, suite, outcome, reasons } => {
+                self.blocked += u64::from(*outcome == Outcome::Blocked);
+                self.with_generation(generation, |one| {
+                    one.verdict = Some(VerdictRecord {
+                        id: *verdict,
+                        champion: *champion,
+                        suite: suite.clone(),
+                        outcome: *outcome,
+                        reasons: reasons.clone(),
+                        issued_at: time,
+                    });
+                    one.state = match outcome {
+                        Outcome::AutoPromote => GenerationState::Candidate,
+                        Outcome::NeedsApproval => GenerationState::NeedsApproval,
+                        Outcome::Blocked => GenerationState::Blocked,
+                    };
+                });
+            }
+            Fact::WindowQuarantined { generation, .. } => {
+                self.with_generation(generation, |one| one.quarantined = true);
+            }
+            Fact::ApprovalGiven { generation, verdict, reason, expires } => {
+                self.with_generation(generation, |one| {
+                    one.approvals.push(ApprovalRecord {
+                        approver: actor.clone(),
+                        reason: reason.clone(),
+                        given_at: time,
+                        expires: *expires,
+                        verdict: *verdict,
+                        withdrawn: false,
+                    });
+                });
+            }
+            Fact::ApprovalWithdrawn { generation, .. } => self.with_generation(generation, |one| {
+                for given in one.approvals.iter_mut().filter(|a| &a.approver == actor) {
+                    given.withdrawn = true;
+                }
+            }),
+            Fact::CandidateRejected { generation, .. } => {
+                self.with_generation(generation, |one| one.state = GenerationState::Rejected);
+            }
+            Fact::Promoted { generation, .. } => {
+                self.promotions += 1;
+                self.crown(generation, time, GenerationState::Superseded);
+                self.champions.push(*generation);
+            }
+            Fact::RolledBack { to, .. } => self.crown(to, time, GenerationState::RolledBack),
+            Fact::Swapped { generation, .. } => {
+                self.with_generation(generation, |one| {
+                    one.swapped_at.get_or_insert(time);
+                });
+            }
+        }
+        self.head = Some(entry.head());
+    }
+
+    fn crown(&mut self, new: &GenerationId, time: DateTime<Utc>, old: GenerationState) {
+        if let Some(champion) = self.champion {
+            self.with_generation(&champion, |one| one.state = old);
+        }
+        self.with_generation(new, |one| {
+            one.state = GenerationState::Champion;
+            one.promoted_at = Some(time);
+        });
+        self.champion = Some(*new);
+    }
+
+    fn with_job(&mut self, id: &JobId, change: impl FnOnce(&mut JobRecord)) {
+        if let Some(job) = self.jobs.iter_mut().rev().find(|job| &job.job == id) {
+            change(job);
+        }
+    }
+
+    fn with_generation(&mut self, id: &GenerationId, change: impl FnOnce(&mut GenerationRecord)) {
+        if let Some(one) = self.generations.iter_mut().rev().find(|one| &one.id == id) {
+            change(one);
+        }
+    }
+}

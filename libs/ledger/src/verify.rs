@@ -1,0 +1,119 @@
+//! Verification: every byte of every entry, the chain, the invariants, the stored head.
+use std::path::{Path, PathBuf};
+
+use crate::{
+    Entry, Fault, Head, LedgerConfig, LedgerError, State, StoreConfig, VerifyReport,
+    store::Store,
+    store_redb::{RedbStore, open_database},
+    store_redis::RedisStore,
+};
+
+/// Where the embedded ledger stands in a data directory.
+pub(crate) fn embedded_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("ledger.redb")
+}
+
+/// Reads the whole log and says all that is wrong with it.
+pub(crate) async fn verify(store: &dyn Store) -> Result<VerifyReport, LedgerError> {
+    let mut report = VerifyReport::default();
+    let (mut state, mut head, mut next) = (State::default(), Head::EMPTY, 1);
+    loop {
+        let rows = store.read(next, 1_000).await?;
+        if rows.is_empty() {
+            break;
+        }
+        for bytes in rows {
+            report.entries += 1;
+            let seq = head.seq + 1;
+            let entry: Entry = match serde_json::from_slice(&bytes) {
+                Ok(entry) => entry,
+                Err(error) => {
+                    fault(&mut report, seq, format!("cannot be read: {error}"));
+                    head.seq = seq;
+                    continue;
+                }
+            };
+            // Byte for byte: a change that parses to the same values is a change all the same.
+            if entry.to_bytes() != bytes {
+                fault(&mut report, seq, "its stored bytes were changed".to_owned());
+            }
+            if entry.seq != seq {
+                let found = entry.seq;
+                fault(&mut report, seq, format!("entry {found} stands in its place"));
+            }
+            if entry.prev != head.hash {
+                fault(&mut report, seq, "does not follow on the entry before it".to_owned());
+            }
+            if entry.hash != entry.computed_hash() {
+                fault(&mut report, seq, "its hash does not cover what it says".to_owned());
+            }
+            if let Err(refusal) = state.check(&entry.fact, &entry.actor, entry.time) {
+                fault(&mut report, seq, format!("may not stand here: {refusal}"));
+            }
+            state.apply(&entry);
+            head = entry.head();
+        }
+        next = head.seq.max(next) + 1;
+    }
+    match store.head().await {
+        Ok(stored) if stored != head => {
+            let (last, found) = (stored.seq, head.seq);
+            let what = format!("the stored head is entry {last}, the log ends with entry {found}");
+            fault(&mut report, 0, what);
+        }
+        Ok(_) => {}
+        Err(LedgerError::Damaged(what)) => fault(&mut report, 0, what),
+        Err(error) => return Err(error),
+    }
+    Ok(report)
+}
+
+fn fault(report: &mut VerifyReport, seq: u64, what: String) {
+    report.faults.push(Fault { seq, what });
+}
+
+/// Verifies a ledger that no process has open. The file itself is not touched: a copy is checked,
+/// page checksums first.
+///
+/// # Errors
+/// [`LedgerError::InUse`] when a process has it, [`LedgerError::Store`] when there is none.
+pub async fn verify_at_rest(
+    config: &LedgerConfig,
+    data_dir: &Path,
+) -> Result<VerifyReport, LedgerError> {
+    if let StoreConfig::Redis { url, prefix } = &config.store {
+        return verify(&RedisStore::open(url.reveal(), prefix).await?).await;
+    }
+    let path = embedded_path(data_dir);
+    let store = |error: std::io::Error| LedgerError::Store(format!("{}: {error}", path.display()));
+    let original = std::fs::File::open(&path).map_err(store)?;
+    if original.try_lock_shared().is_err() {
+        return Err(LedgerError::InUse(path.display().to_string()));
+    }
+    let copy = path.with_extension(format!("verify.{}.tmp", std::process::id()));
+    std::fs::copy(&path, &copy).map_err(store)?;
+    let report = verify_copy(&copy).await;
+    std::fs::remove_file(&copy).map_err(store)?;
+    match report {
+        Err(LedgerError::Damaged(what)) => {
+            Ok(VerifyReport { entries: 0, faults: vec![Fault { seq: 0, what }] })
+        }
+        other => other,
+    }
+}
+
+async fn verify_copy(copy: &Path) -> Result<VerifyReport, LedgerError> {
+    let mut database = open_database(copy)?;
+    let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let whole = database.check_integrity();
+        (database, whole)
+    }));
+    let Ok((database, whole)) = checked else {
+        return Err(LedgerError::Damaged("the file's pages do not hold".into()));
+    };
+    let mut report = verify(&RedbStore::over(database)).await?;
+    if !matches!(whole, Ok(true)) {
+        fault(&mut report, 0, "a page of the file fails its checksum".to_owned());
+    }
+    Ok(report)
+}

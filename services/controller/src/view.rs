@@ -1,0 +1,83 @@
+//! The fold as the control API shows it.
+use chrono::{DateTime, Utc};
+use tidegate_contracts::proto::{timestamp, v1};
+use tidegate_ledger::{Entry, GenerationRecord, JobRecord, JobState};
+
+fn at(time: DateTime<Utc>) -> Option<pbjson_types::Timestamp> {
+    Some(timestamp(time))
+}
+
+/// A job.
+pub(crate) fn job(record: &JobRecord) -> v1::Job {
+    let state = match record.state {
+        JobState::Requested => "requested",
+        JobState::Running => "running",
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+    };
+    v1::Job {
+        id: record.job.to_string(),
+        kind: record.kind.to_string(),
+        state: state.to_owned(),
+        reason: record.reason.clone(),
+        requested_by: record.requested_by.to_string(),
+        requested_at: at(record.requested_at),
+        started_at: record.started.as_ref().and_then(|(time, ..)| at(*time)),
+        finished_at: record.finished_at.and_then(at),
+        attempts: record.attempts,
+        generation: record.generation.map(|id| id.to_string()).unwrap_or_default(),
+        failure: record.failure.clone().unwrap_or_default(),
+    }
+}
+
+/// A generation; labels and manifest are the caller's to add.
+pub(crate) fn generation(record: &GenerationRecord) -> v1::Generation {
+    let approvals = record.approvals.iter().map(|given| v1::Approval {
+        approver: given.approver.to_string(),
+        reason: given.reason.clone(),
+        given_at: at(given.given_at),
+        expires_at: at(given.expires),
+        withdrawn: given.withdrawn,
+    });
+    v1::Generation {
+        id: record.id.to_string(),
+        parent: record.parent.map(|id| id.to_string()).unwrap_or_default(),
+        job: record.job.to_string(),
+        kind: record.kind.to_string(),
+        state: record.state.as_str().to_owned(),
+        registered_at: at(record.registered_at),
+        labels: vec![],
+        manifest_json: String::new(),
+        approvals: approvals.collect(),
+        verdict: record.verdict.as_ref().map(|v| v.id.to_string()).unwrap_or_default(),
+    }
+}
+
+/// A generation's verdict, without its document.
+pub(crate) fn verdict(record: &GenerationRecord) -> Option<v1::Verdict> {
+    let verdict = record.verdict.as_ref()?;
+    Some(v1::Verdict {
+        id: verdict.id.to_string(),
+        generation: record.id.to_string(),
+        champion: verdict.champion.map(|id| id.to_string()).unwrap_or_default(),
+        suite: verdict.suite.clone(),
+        outcome: verdict.outcome.as_str().to_owned(),
+        reasons: verdict.reasons.clone(),
+        issued_at: at(verdict.issued_at),
+        document_json: String::new(),
+    })
+}
+
+/// A line of the ledger.
+pub(crate) fn entry(entry: &Entry) -> v1::LedgerEntry {
+    v1::LedgerEntry {
+        seq: entry.seq,
+        hash: entry.hash.to_string(),
+        prev: entry.prev.to_string(),
+        time: at(entry.time),
+        actor: entry.actor.to_string(),
+        token: entry.token,
+        kind: entry.fact.kind().to_owned(),
+        body_json: serde_json::to_string(&entry.fact).expect("a fact has string keys only"),
+    }
+}

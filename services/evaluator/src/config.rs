@@ -1,0 +1,104 @@
+//! How the evaluator is set up.
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use tidegate_evaluation::Suite;
+use tidegate_telemetry::energy::{DEFAULT_REGION, grid_intensity};
+
+/// The suite that judges when none is configured.
+pub const DEFAULT_SUITE: &str = include_str!("../../../eval-suites/default/suite.yaml");
+
+/// Configuration of the evaluator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluatorConfig {
+    /// The suite that judges; the built-in one when absent. Read once, at start.
+    pub suite: Option<PathBuf>,
+    /// Held-out examples that judge at most: the newest.
+    pub max_rows: usize,
+    /// Labels of a candidate's window that are screened at most: the newest.
+    pub max_window_labels: usize,
+    /// Training-side ids that are remembered for the leak check at most: the newest.
+    pub max_trained_ids: usize,
+    /// Offsets of the curated topic that are read at start at most: the newest.
+    pub max_scan: u64,
+    /// The grid whose carbon intensity is assumed: an ISO 3166 alpha-3 code, or `WORLD`.
+    pub region: String,
+    /// Seconds after which an evaluator that went silent loses its lease.
+    pub lease_s: u64,
+}
+
+impl Default for EvaluatorConfig {
+    fn default() -> Self {
+        Self {
+            suite: None,
+            max_rows: 2_000,
+            max_window_labels: 2_000,
+            max_trained_ids: 1_000_000,
+            max_scan: 1_000_000,
+            region: DEFAULT_REGION.to_owned(),
+            lease_s: 10,
+        }
+    }
+}
+
+impl EvaluatorConfig {
+    /// The suite in force.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is no suite; names the file and the check.
+    pub fn suite(&self) -> anyhow::Result<Suite> {
+        let Some(path) = &self.suite else {
+            return Suite::parse(DEFAULT_SUITE).context("the built-in suite");
+        };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("evaluator.suite {}", path.display()))?;
+        Suite::parse(&text).with_context(|| format!("evaluator.suite {}", path.display()))
+    }
+
+    pub(crate) fn validate(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.max_rows > 0, "evaluator.max_rows is 0: at least 1 is needed");
+        anyhow::ensure!(self.max_scan > 0, "evaluator.max_scan is 0: at least 1 is needed");
+        anyhow::ensure!(self.lease_s > 0, "evaluator.lease_s is 0: at least 1 is needed");
+        let region = &self.region;
+        anyhow::ensure!(
+            grid_intensity(region).is_some(),
+            "evaluator.region `{region}` is not in the table: use an ISO 3166 alpha-3 code or WORLD"
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_suites_of_the_house_are_valid() {
+        let suite = EvaluatorConfig::default().suite().unwrap();
+        assert_eq!(suite.reference().name, "default");
+        let email = concat!(env!("CARGO_MANIFEST_DIR"), "/../../eval-suites/email/suite.yaml");
+        let config = EvaluatorConfig { suite: Some(email.into()), ..EvaluatorConfig::default() };
+        assert_eq!(config.suite().unwrap().reference().name, "email");
+    }
+
+    #[test]
+    fn a_suite_that_is_wrong_or_missing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("suite.yaml");
+        let config =
+            EvaluatorConfig { suite: Some(path.clone()), ..EvaluatorConfig::default() };
+        assert!(format!("{:#}", config.suite().unwrap_err()).contains("suite.yaml"));
+        std::fs::write(&path, DEFAULT_SUITE.replace("severity: block", "severity: harsh")).unwrap();
+        let error = format!("{:#}", config.suite().unwrap_err());
+        assert!(error.contains("suite.yaml") && error.contains("harsh"), "{error}");
+    }
+
+    #[test]
+    fn a_region_without_a_figure_is_refused_at_start() {
+        let config = EvaluatorConfig { region: "ATLANTIS".into(), ..EvaluatorConfig::default() };
+        assert!(config.validate().unwrap_err().to_string().contains("ATLANTIS"));
+        EvaluatorConfig::default().validate().unwrap();
+    }
+}

@@ -1,0 +1,307 @@
+//! Held-out examples and training-side ids, read once from the curated topic and kept up to date.
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    ops::ControlFlow,
+};
+
+use chrono::{DateTime, Utc};
+use tidegate_contracts::{Curated, Offset, Partition, Split, Window};
+use tidegate_evaluation::{EvalExample, ExampleKey};
+use tidegate_model::Input;
+use tidegate_stream::{Record, Stream, StreamError};
+
+use crate::EvaluatorConfig;
+
+/// Offsets by partition.
+pub(crate) type Marks = BTreeMap<Partition, Offset>;
+
+/// Rows are kept beyond `max_rows`, because some may lie in windows that no longer judge.
+const SPARE: usize = 2;
+
+#[derive(Debug, Clone)]
+struct Row {
+    partition: Partition,
+    offset: Offset,
+    at: DateTime<Utc>,
+    example: EvalExample,
+}
+
+/// What the evaluator remembers of the curated topic.
+#[derive(Debug, Default)]
+pub(crate) struct HeldOut {
+    position: Marks,
+    rows: VecDeque<Row>,
+    trained: HashSet<ExampleKey>,
+    order: VecDeque<ExampleKey>,
+}
+
+/// What separates earlier examples from fresh ones, and both from those that do not judge.
+#[derive(Debug)]
+pub(crate) struct Cut<'a> {
+    /// The candidate's window.
+    pub(crate) window: &'a Window,
+    /// Up to where the champion's lineage has learnt; `None` without a champion.
+    pub(crate) learnt: Option<&'a Marks>,
+    /// Windows of blocked candidates.
+    pub(crate) set_aside: &'a [Window],
+}
+
+fn contains(window: &Window, partition: Partition, offset: Offset) -> bool {
+    window.ranges().get(&partition).is_some_and(|&(from, to)| from <= offset && offset < to)
+}
+
+impl Cut<'_> {
+    /// Whether a record is fresh (`Some(true)`), of an earlier window, or does not judge.
+    fn side(&self, partition: Partition, offset: Offset) -> Option<bool> {
+        let inside = contains(self.window, partition, offset);
+        let Some(learnt) = self.learnt else { return inside.then_some(true) };
+        if self.set_aside.iter().any(|window| contains(window, partition, offset)) {
+            return None;
+        }
+        if offset < learnt.get(&partition).copied().unwrap_or_default() {
+            Some(false)
+        } else {
+            inside.then_some(true)
+        }
+    }
+
+    /// The part of the candidate's window that the champion has not learnt.
+    pub(crate) fn new_to_champion(&self) -> Window {
+        let learnt = |p| self.learnt.and_then(|marks| marks.get(p).copied()).unwrap_or_default();
+        let ranges = self.window.ranges().iter();
+        let clipped = ranges.map(|(p, &(from, to))| (*p, (from.max(learnt(p)).min(to), to)));
+        Window::new(self.window.topic(), clipped.collect())
+            .expect("a start that is clipped to the end is not behind it")
+    }
+}
+
+impl HeldOut {
+    /// Reads what has come since the last time.
+    pub(crate) async fn catch_up(
+        &mut self,
+        stream: &Stream,
+        config: &EvaluatorConfig,
+    ) -> Result<(), StreamError> {
+        let topic = stream.topics().curated.clone();
+        let marks = stream.watermarks(&topic).await?;
+        let scan = (config.max_scan / marks.len().max(1) as u64).min(i64::MAX as u64) as i64;
+        let start = |partition: Partition, low: Offset, high: Offset| {
+            let known = self.position.get(&partition).copied();
+            let from = known.unwrap_or(Offset(high.0.saturating_sub(scan)));
+            (partition, (from.max(low).min(high), high))
+        };
+        let ranges = marks.iter().map(|(&partition, &(low, high))| start(partition, low, high));
+        let window = Window::new(topic, ranges.collect()).expect("clamped between low and high");
+        if !window.is_empty() {
+            stream
+                .read_each(&window, |record| {
+                    self.add(&record, config);
+                    ControlFlow::Continue(())
+                })
+                .await?;
+        }
+        self.position = window.watermark();
+        Ok(())
+    }
+
+    fn add(&mut self, record: &Record, config: &EvaluatorConfig) {
+        // An interrupted catch-up reads again what it has.
+        let next = self.position.get(&record.partition).copied().unwrap_or_default();
+        if record.offset < next {
+            return;
+        }
+        self.position.insert(record.partition, Offset(record.offset.0 + 1));
+        let Some((split, at, example)) = labelled(record) else { return };
+        if split == Split::Train {
+            let key = ExampleKey::new(&example.domain, &example.id);
+            if self.trained.insert(key) {
+                self.order.push_back(key);
+            }
+            if self.order.len() > config.max_trained_ids {
+                self.order.pop_front().map(|oldest| self.trained.remove(&oldest));
+            }
+            return;
+        }
+        let (partition, offset) = (record.partition, record.offset);
+        self.rows.push_back(Row { partition, offset, at, example });
+        if self.rows.len() > SPARE * config.max_rows {
+            self.rows.pop_front();
+        }
+    }
+
+    /// The ids that were trained on, as far as they are remembered.
+    pub(crate) fn trained(&self) -> &HashSet<ExampleKey> {
+        &self.trained
+    }
+
+    /// The newest examples that judge under `cut`, the oldest first.
+    pub(crate) fn examples(&self, cut: &Cut<'_>, max: usize) -> Vec<EvalExample> {
+        let side = |row| {
+            let Row { partition, offset, .. } = row;
+            Some((row, cut.side(*partition, *offset)?))
+        };
+        let mut rows: Vec<(&Row, bool)> = self.rows.iter().filter_map(side).collect();
+        rows.sort_by_key(|(row, _)| (row.at, row.partition, row.offset));
+        let newest = rows.split_off(rows.len().saturating_sub(max));
+        let example = |(row, fresh): (&Row, bool)| EvalExample { fresh, ..row.example.clone() };
+        newest.into_iter().map(example).collect()
+    }
+}
+
+/// The newest training-side labels of the part of a window that the champion has not learnt.
+pub(crate) async fn window_labels(
+    stream: &Stream,
+    window: &Window,
+    max: usize,
+) -> Result<Vec<EvalExample>, StreamError> {
+    let marks = stream.watermarks(window.topic()).await?;
+    let clip = |(p, &(from, to)): (&Partition, &(Offset, Offset))| {
+        let (low, high) = marks.get(p).copied().unwrap_or_default();
+        // What retention has taken cannot be asked about.
+        let to = to.min(high);
+        (*p, (from.max(low).min(to), to))
+    };
+    let ranges = window.ranges().iter().map(clip).collect();
+    let readable = Window::new(window.topic(), ranges).expect("the start is clipped to the end");
+    let mut labels = VecDeque::new();
+    if readable.is_empty() {
+        return Ok(vec![]);
+    }
+    stream
+        .read_each(&readable, |record| {
+            if let Some((Split::Train, _, example)) = labelled(&record) {
+                labels.push_back(EvalExample { fresh: true, ..example });
+                if labels.len() > max {
+                    labels.pop_front();
+                }
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+    Ok(labels.into())
+}
+
+/// A labelled text, which side of the hold-out it is on, and when it was labelled.
+fn labelled(record: &Record) -> Option<(Split, DateTime<Utc>, EvalExample)> {
+    let curated = match Curated::decode(&record.value) {
+        Ok(curated) => curated,
+        Err(error) => {
+            tracing::warn!(at = %record.position(), %error, "not a curated record; left out");
+            return None;
+        }
+    };
+    let text = Input::from_event(&curated.event).ok()?.text;
+    let event = curated.event;
+    let at = curated.labelled_at.unwrap_or(event.time);
+    let label = event.label?;
+    let (id, domain, groups) = (event.id, event.domain, event.groups);
+    Some((curated.split, at, EvalExample { id, domain, text, label, groups, fresh: false }))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tidegate_contracts::{Class, Domain, Event, EventId, Part, SourcePosition};
+
+    use super::*;
+
+    fn window(from: i64, to: i64) -> Window {
+        Window::new("c", [(Partition(0), (Offset(from), Offset(to)))].into()).unwrap()
+    }
+
+    fn marks(to: i64) -> Marks {
+        [(Partition(0), Offset(to))].into()
+    }
+
+    fn record(offset: i64, split: Split) -> Record {
+        let curated = Curated {
+            event: Event {
+                id: EventId::new(format!("e-{offset}")),
+                time: DateTime::UNIX_EPOCH,
+                domain: Domain::new("d"),
+                groups: BTreeMap::new(),
+                parts: vec![Part::Text(format!("text {offset}"))],
+                label: Some(Class::new("a")),
+                weight: 1.0,
+            },
+            split,
+            labelled_at: None,
+            source: SourcePosition {
+                topic: "events".to_owned(),
+                partition: Partition(0),
+                offset: Offset(offset),
+            },
+        };
+        Record {
+            topic: "c".to_owned(),
+            partition: Partition(0),
+            offset: Offset(offset),
+            time: DateTime::UNIX_EPOCH,
+            key: None,
+            headers: vec![],
+            value: Bytes::from(curated.encode()),
+        }
+    }
+
+    fn of_100() -> HeldOut {
+        let mut held_out = HeldOut::default();
+        let config = EvaluatorConfig::default();
+        for offset in 0..100 {
+            let split = if offset % 5 == 0 { Split::Eval } else { Split::Train };
+            held_out.add(&record(offset, split), &config);
+        }
+        held_out
+    }
+
+    fn sides(cut: &Cut<'_>) -> (usize, usize) {
+        let examples = of_100().examples(cut, 1000);
+        let fresh = examples.iter().filter(|example| example.fresh).count();
+        (examples.len() - fresh, fresh)
+    }
+
+    #[test]
+    fn a_hot_update_is_judged_on_earlier_windows_and_its_own_and_on_nothing_after() {
+        let (window, learnt) = (window(50, 80), marks(50));
+        let cut = Cut { window: &window, learnt: Some(&learnt), set_aside: &[] };
+        assert_eq!(sides(&cut), (10, 6));
+    }
+
+    #[test]
+    fn what_was_set_aside_never_judges_again() {
+        let (window, learnt, bad) = (window(50, 80), marks(50), [window(30, 50)]);
+        let cut = Cut { window: &window, learnt: Some(&learnt), set_aside: &bad };
+        assert_eq!(sides(&cut), (6, 6));
+    }
+
+    #[test]
+    fn without_a_champion_all_of_the_window_is_fresh() {
+        let (window, bad) = (window(0, 100), [window(0, 60)]);
+        let cut = Cut { window: &window, learnt: None, set_aside: &bad };
+        assert_eq!(sides(&cut), (0, 20));
+    }
+
+    #[test]
+    fn a_cold_start_beside_a_champion_is_held_against_what_that_has_learnt() {
+        let (window, learnt) = (window(0, 100), marks(60));
+        let cut = Cut { window: &window, learnt: Some(&learnt), set_aside: &[] };
+        assert_eq!(sides(&cut), (12, 8));
+        assert_eq!(cut.new_to_champion().len(), 40);
+    }
+
+    #[test]
+    fn bounds_hold_and_a_record_counts_once() {
+        let config =
+            EvaluatorConfig { max_rows: 4, max_trained_ids: 10, ..EvaluatorConfig::default() };
+        let mut held_out = HeldOut::default();
+        for offset in (0..100).chain(50..100) {
+            let split = if offset % 2 == 0 { Split::Eval } else { Split::Train };
+            held_out.add(&record(offset, split), &config);
+        }
+        assert_eq!((held_out.rows.len(), held_out.trained.len()), (8, 10));
+        let window = window(0, 100);
+        let cut = Cut { window: &window, learnt: None, set_aside: &[] };
+        let examples = held_out.examples(&cut, 4);
+        let ids: Vec<&str> = examples.iter().map(|example| example.id.as_str()).collect();
+        assert_eq!(ids, ["e-92", "e-94", "e-96", "e-98"]);
+    }
+}

@@ -1,0 +1,169 @@
+//! The service: holds the lease, takes candidates, stops in good order.
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use tidegate_contracts::{Actor, JobId};
+use tidegate_evaluation::{Memory, Suite};
+use tidegate_ledger::{
+    ArtifactStore, Author, Entry, Fact, Fence, Lease, Ledger, LedgerError, State,
+};
+use tidegate_model::Device;
+use tidegate_stream::Stream;
+use tokio_util::sync::CancellationToken;
+
+use crate::{EvaluatorConfig, held_out::HeldOut, judging::Loaded};
+
+/// The lease that one evaluator holds.
+const LEASE: &str = "evaluator";
+
+/// How long to wait for what is away before the next try.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What an evaluator that holds the lease works with.
+pub(crate) struct Evaluator {
+    pub(crate) config: EvaluatorConfig,
+    pub(crate) suite: Arc<Suite>,
+    pub(crate) stream: Stream,
+    pub(crate) ledger: Ledger,
+    pub(crate) artifacts: ArtifactStore,
+    pub(crate) device: Device,
+    pub(crate) held_out: HeldOut,
+    pub(crate) memory: Memory,
+    /// The generations of the latest evaluation: one of them is the next one's champion.
+    pub(crate) loaded: Vec<Loaded>,
+    token: u64,
+}
+
+/// Judges every candidate of the ledger until `shutdown`.
+///
+/// # Errors
+/// Only for a configuration or a suite that cannot work; what is away is waited for.
+pub async fn run(
+    config: EvaluatorConfig,
+    stream: Stream,
+    ledger: Ledger,
+    artifacts: ArtifactStore,
+    device: Device,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    config.validate()?;
+    let suite = config.suite()?;
+    let reference = suite.reference();
+    tracing::info!(
+        suite = reference.name,
+        version = reference.version,
+        digest = reference.digest.short(),
+        "the suite in force"
+    );
+    let holder = format!("evaluator-{}-{}", std::process::id(), JobId::generate());
+    let ttl = Duration::from_secs(config.lease_s);
+    let mut evaluator = Evaluator {
+        config,
+        suite: Arc::new(suite),
+        stream,
+        ledger,
+        artifacts,
+        device,
+        held_out: HeldOut::default(),
+        memory: Memory::default(),
+        loaded: vec![],
+        token: 0,
+    };
+    while !shutdown.is_cancelled() {
+        let lease = tokio::select! {
+            () = shutdown.cancelled() => break,
+            lease = evaluator.ledger.lease(LEASE, &holder, ttl) => lease,
+        };
+        match lease {
+            Ok(Some(lease)) => {
+                evaluator.token = lease.token();
+                tracing::info!(token = evaluator.token, "evaluator holds the lease");
+                evaluator.with_lease(lease, ttl, &shutdown).await;
+            }
+            Ok(None) => pause(ttl / 3, &shutdown).await,
+            Err(error) => {
+                tracing::warn!(%error, "no answer about the lease; asking again");
+                pause(PATIENCE, &shutdown).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Evaluator {
+    /// Works while the lease is held; gives it back at shutdown.
+    async fn with_lease(&mut self, lease: Lease, ttl: Duration, shutdown: &CancellationToken) {
+        let held = shutdown.child_token();
+        let work = async {
+            self.work(&held).await;
+            // Nothing is left to protect: the renewal may end.
+            held.cancel();
+        };
+        tokio::join!(work, keep(&lease, ttl, &held));
+        lease.release().await;
+    }
+
+    /// Takes candidates until `held` is cancelled.
+    async fn work(&mut self, held: &CancellationToken) {
+        while !held.is_cancelled() {
+            let step = tokio::select! {
+                // What is measured meanwhile is dropped with the future, and measured anew by
+                // whoever holds the lease next.
+                () = held.cancelled() => return,
+                step = self.next() => step,
+            };
+            if let Err(error) = step {
+                let error = format!("{error:#}");
+                tracing::warn!(error, "the evaluator waits and tries again");
+                pause(PATIENCE, held).await;
+            }
+        }
+    }
+
+    /// One verdict, or the wait for a candidate.
+    async fn next(&mut self) -> anyhow::Result<()> {
+        let state = self.ledger.state().await?;
+        if let Some(record) = state.awaiting_verdict().first() {
+            return Box::pin(self.judge(record, &state)).await;
+        }
+        // What curation lets through is read while there is time: a candidate waits less.
+        self.held_out.catch_up(&self.stream, &self.config).await?;
+        let mut entries = self.ledger.watch(state.head().seq + 1);
+        if let Some(entry) = entries.next().await {
+            entry?;
+        }
+        Ok(())
+    }
+
+    /// Appends what `decide` says of the newest state, under the lease's token.
+    pub(crate) async fn record(
+        &self,
+        mut decide: impl FnMut(&State) -> Option<Fact> + Send,
+    ) -> Result<Option<Entry>, LedgerError> {
+        let fence = Some(Fence::new(LEASE, self.token));
+        let author = Author { actor: Actor::new("evaluator"), fence };
+        self.ledger.decide(&author, |state| Ok(decide(state))).await
+    }
+}
+
+/// Renews the lease three times in its life; cancels `held` when it is lost.
+async fn keep(lease: &Lease, ttl: Duration, held: &CancellationToken) {
+    loop {
+        pause(ttl / 3, held).await;
+        if held.is_cancelled() {
+            return;
+        }
+        if let Err(error) = lease.renew().await {
+            tracing::warn!(%error, "the evaluator lost its lease: judging stops");
+            held.cancel();
+            return;
+        }
+    }
+}
+
+async fn pause(time: Duration, cancel: &CancellationToken) {
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = tokio::time::sleep(time) => {}
+    }
+}

@@ -1,0 +1,153 @@
+//! What every door leads to: pick a generation, queue, answer.
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use tidegate_contracts::{AccessError, ListenConfig, Role};
+use tidegate_model::{Input, Scores};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::GatewayConfig,
+    error::Refused,
+    publish::{Asked, Publisher},
+    sight::Sight,
+    slot::{Served, Slot},
+};
+
+/// Request texts kept to warm the next generation with.
+const RECENT: usize = 32;
+/// Of each, so much: more than any model reads of a text.
+const RECENT_BYTES: usize = 16 << 10;
+
+/// Shared by all doors and the keeper.
+pub(crate) struct Front {
+    pub(crate) config: GatewayConfig,
+    pub(crate) slot: Slot,
+    pub(crate) sight: Arc<Sight>,
+    /// Why the ledger's champion is not the one that serves.
+    pub(crate) degraded: ArcSwapOption<String>,
+    /// Requests that are being answered.
+    pub(crate) in_flight: TaskTracker,
+    /// Set at shutdown: not ready, long streams end.
+    pub(crate) draining: CancellationToken,
+    listen: ListenConfig,
+    publisher: Publisher,
+    recent: Mutex<VecDeque<String>>,
+}
+
+/// One request, whatever door it came by.
+pub(crate) struct Question {
+    pub(crate) model: String,
+    pub(crate) version: String,
+    /// The client's id, or one made for it.
+    pub(crate) request: String,
+    pub(crate) event: Option<String>,
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) came: Instant,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) traced: bool,
+}
+
+/// One generation's answer to the whole of a question.
+pub(crate) struct Answer {
+    pub(crate) served: Arc<Served>,
+    pub(crate) scores: Vec<Scores>,
+}
+
+impl Front {
+    pub(crate) fn new(config: GatewayConfig, listen: ListenConfig, publisher: Publisher) -> Self {
+        Self {
+            slot: Slot::new(config.held),
+            sight: Sight::new(),
+            degraded: ArcSwapOption::empty(),
+            in_flight: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            recent: Mutex::default(),
+            config,
+            listen,
+            publisher,
+        }
+    }
+
+    /// Whether the caller may infer.
+    pub(crate) fn authorize(&self, authorization: Option<&str>) -> Result<(), AccessError> {
+        self.listen.authorize(authorization, Role::Client).map(|_| ())
+    }
+
+    /// Whether to be sent requests.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.slot.champion().is_some() && !self.draining.is_cancelled()
+    }
+
+    /// Refuses any model but ours.
+    pub(crate) fn check_model(&self, model: &str) -> Result<(), Refused> {
+        let serves = &self.config.model_name;
+        if model == serves {
+            return Ok(());
+        }
+        Err(Refused::UnknownModel { asked: model.to_owned(), serves: serves.clone() })
+    }
+
+    /// Who answers: the champion, or a generation still held.
+    pub(crate) fn pick(&self, model: &str, version: &str) -> Result<Arc<Served>, Refused> {
+        self.check_model(model)?;
+        if matches!(version, "" | "champion") {
+            return self.slot.champion().ok_or(Refused::NoChampion);
+        }
+        let unknown = || Refused::UnknownVersion {
+            asked: version.to_owned(),
+            held: self.slot.versions(),
+        };
+        self.slot.held(version).ok_or_else(unknown)
+    }
+
+    /// Answers a question. The generation is picked once; all inputs go to it.
+    pub(crate) async fn ask(&self, question: Question) -> Result<Answer, Refused> {
+        let served = self.pick(&question.model, &question.version)?;
+        let (texts, limit) = (question.inputs.len(), self.config.batch.queue);
+        if texts > limit {
+            let reason = format!("the request has {texts} texts: at most {limit} are taken at once");
+            return Err(Refused::Invalid(reason));
+        }
+        let noted = self.publisher.note(&question.request, &question.inputs);
+        self.remember(&question.inputs[0].text);
+        let scores = served.batcher.submit(question.inputs, question.deadline).await?;
+        let asked = Asked {
+            request: &question.request,
+            event: question.event.as_deref(),
+            came: question.came,
+            traced: question.traced,
+        };
+        self.publisher.offer(noted, &asked, &served, &scores, &self.sight);
+        Ok(Answer { served, scores })
+    }
+
+    /// Keeps a text to warm with. Skipped when another request does the same right now.
+    fn remember(&self, text: &str) {
+        if let Ok(mut recent) = self.recent.try_lock() {
+            if recent.len() == RECENT {
+                recent.pop_front();
+            }
+            recent.push_back(text[..text.floor_char_boundary(RECENT_BYTES)].to_owned());
+        }
+    }
+
+    /// The latest texts that were asked about.
+    pub(crate) fn recent(&self) -> Vec<String> {
+        self.recent.lock().expect("no code panics with this lock").iter().cloned().collect()
+    }
+}
+
+/// The earlier of what the client's protocol says and what the request's `timeout` says.
+pub(crate) fn deadline(came: Instant, timeouts: [Option<Duration>; 2]) -> Option<Instant> {
+    timeouts.into_iter().flatten().min().and_then(|timeout| came.checked_add(timeout))
+}
+
+/// The client's own id, or a new one.
+pub(crate) fn request_id(given: &str) -> String {
+    if given.is_empty() { uuid::Uuid::now_v7().to_string() } else { given.to_owned() }
+}

@@ -1,0 +1,87 @@
+//! Commands that need no running service.
+use std::{path::Path, process::ExitCode};
+
+use anyhow::Context as _;
+use tidegate_contracts::proto::v1;
+use tidegate_evaluation::Suite;
+
+use crate::{
+    cli::Global,
+    operate,
+    output::{Format, Found, print, print_fields},
+};
+
+/// Checks the ledger: through the service that runs, or its file when none does.
+pub(crate) async fn ledger_verify(global: &Global) -> anyhow::Result<ExitCode> {
+    let report = match operate::client(global).await {
+        Ok(mut client) => client.verify_ledger(v1::VerifyLedgerRequest {}).await?.into_inner(),
+        Err(not_running) => {
+            anyhow::ensure!(global.endpoint.is_none(), not_running);
+            let config = global.load()?;
+            let report = tidegate_ledger::verify_at_rest(&config.ledger, &config.data_dir).await?;
+            v1::VerifyLedgerResponse {
+                ok: report.faults.is_empty(),
+                entries: report.entries,
+                faults: report.faults.iter().map(ToString::to_string).collect(),
+            }
+        }
+    };
+    let faults = report.faults.join("\n");
+    let fields = [
+        ("entries", report.entries.to_string()),
+        ("chain", if report.ok { "holds".into() } else { "broken".into() }),
+        ("faults", if faults.is_empty() { "none".into() } else { faults.clone() }),
+    ];
+    print_fields(global.output, &report, &fields)?;
+    if report.ok {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        let count = report.faults.len();
+        Err(Found(format!("the ledger does not verify: {count} faults")).into())
+    }
+}
+
+pub(crate) fn suite_check(
+    global: &Global,
+    path: Option<&Path>,
+    n: u64,
+) -> anyhow::Result<ExitCode> {
+    let text = match path {
+        None => tidegate_evaluator::DEFAULT_SUITE.to_owned(),
+        Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
+    };
+    let suite = Suite::parse(&text)?;
+    let lint = suite.lint(n);
+    let header = ["check", "layer", "metric", "slice", "severity", "rule", "can tell at this n"];
+    let rows = lint.iter().map(|line| {
+        vec![
+            line.id.clone(),
+            line.layer.as_str().to_owned(),
+            line.metric.clone(),
+            line.slice.clone(),
+            format!("{:?}", line.severity).to_lowercase(),
+            line.rule.clone(),
+            line.resolution.clone(),
+        ]
+    });
+    print(global.output, &lint, &header, rows.collect())?;
+    if global.output == Format::Table {
+        let suite = suite.reference();
+        println!("suite {} {} ({}), n = {n}", suite.name, suite.version, suite.digest.short());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn recipe_show(global: &Global) -> anyhow::Result<ExitCode> {
+    println!("{}", global.load()?.trainer.recipe()?.to_toml());
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn config_show(global: &Global) -> anyhow::Result<ExitCode> {
+    let config = global.load()?;
+    match global.output {
+        Format::Table => println!("{}", toml::to_string(&config)?),
+        Format::Json => println!("{}", serde_json::to_string_pretty(&config)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}

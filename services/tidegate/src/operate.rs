@@ -1,0 +1,229 @@
+//! The operator's commands. They use the control API and nothing else.
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use tidegate_contracts::proto::v1::{self, control_client::ControlClient};
+use tonic::{
+    metadata::MetadataValue, service::interceptor::InterceptedService, transport::Channel,
+};
+
+use crate::{
+    cli::{Command, Global, JobsCommand, LedgerCommand},
+    listen,
+    output::{print, print_fields, short, time},
+};
+
+/// Yes or no to one generation.
+#[derive(clap::Args)]
+pub(crate) struct Decision {
+    /// The generation: an id, an unambiguous prefix, or `candidate`.
+    #[arg(default_value = "candidate")]
+    generation: String,
+    /// Why; on record.
+    #[arg(long)]
+    reason: String,
+    /// Who, where the service knows no tokens.
+    #[arg(long, env = "USER", default_value = "local")]
+    actor: String,
+}
+
+/// A control client that sends the token, where there is one.
+pub(crate) type Client = ControlClient<InterceptedService<Channel, Bearer>>;
+
+/// Adds `authorization: Bearer ...`.
+#[derive(Clone)]
+pub(crate) struct Bearer(Option<MetadataValue<tonic::metadata::Ascii>>);
+
+impl Bearer {
+    pub(crate) fn new(token: Option<&str>) -> anyhow::Result<Self> {
+        let value = token.map(|token| format!("Bearer {token}").parse()).transpose();
+        Ok(Self(value.context("the token has characters that no header can carry")?))
+    }
+}
+
+impl tonic::service::Interceptor for Bearer {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+pub(crate) async fn client(global: &Global) -> anyhow::Result<Client> {
+    let channel = listen::connect(global).await?;
+    let bearer = Bearer::new(global.token.as_deref())?;
+    Ok(ControlClient::with_interceptor(channel, bearer).max_decoding_message_size(64 << 20))
+}
+
+pub(crate) async fn run(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
+    let mut client = client(global).await?;
+    let format = global.output;
+    match command {
+        Command::Status => status(global, &mut client).await?,
+        Command::Jobs { command: None | Some(JobsCommand::List) } => {
+            let jobs = client.list_jobs(v1::ListJobsRequest { limit: 50 }).await?.into_inner().jobs;
+            let header = ["job", "kind", "state", "requested", "by", "generation", "reason"];
+            print(format, &jobs, &header, jobs.iter().map(job_row).collect())?;
+        }
+        Command::Jobs { command: Some(JobsCommand::Request { kind, reason, actor }) } => {
+            let request = v1::RequestJobRequest { kind: kind.to_string(), reason, actor };
+            let job = client.request_job(request).await?.into_inner();
+            print_fields(format, &job, &[("job", job.job.clone())])?;
+        }
+        Command::Generations { id: None } => {
+            let request = v1::ListGenerationsRequest { limit: 50 };
+            let all = client.list_generations(request).await?.into_inner().generations;
+            let header = ["generation", "kind", "state", "registered", "parent", "classes"];
+            print(format, &all, &header, all.iter().map(generation_row).collect())?;
+        }
+        Command::Generations { id: Some(id) } => {
+            let one = client.get_generation(v1::GetGenerationRequest { id }).await?.into_inner();
+            print_fields(format, &one, &generation_fields(&one))?;
+        }
+        Command::Verdicts { id: None } => {
+            let request = v1::ListVerdictsRequest { limit: 50 };
+            let all = client.list_verdicts(request).await?.into_inner().verdicts;
+            let header = ["verdict", "generation", "outcome", "issued", "why"];
+            print(format, &all, &header, all.iter().map(verdict_row).collect())?;
+        }
+        Command::Verdicts { id: Some(id) } => {
+            let one = client.get_verdict(v1::GetVerdictRequest { id }).await?.into_inner();
+            print_fields(format, &one, &verdict_fields(&one))?;
+        }
+        Command::Approve(Decision { generation, reason, actor }) => {
+            let verdict = String::new();
+            let request = v1::ApproveRequest { generation, verdict, actor, reason };
+            decided(global, client.approve(request).await?.into_inner())?;
+        }
+        Command::Reject(Decision { generation, reason, actor }) => {
+            let request = v1::RejectRequest { generation, actor, reason };
+            decided(global, client.reject(request).await?.into_inner())?;
+        }
+        Command::Withdraw(Decision { generation, reason, actor }) => {
+            let request = v1::WithdrawApprovalRequest { generation, actor, reason };
+            decided(global, client.withdraw_approval(request).await?.into_inner())?;
+        }
+        Command::Promote(Decision { generation, reason, actor }) => {
+            let request = v1::PromoteRequest { generation, actor, reason };
+            decided(global, client.promote(request).await?.into_inner())?;
+        }
+        Command::Rollback { generation, reason, actor } => {
+            let generation = generation.unwrap_or_default();
+            let request = v1::RollbackRequest { generation, actor, reason };
+            decided(global, client.rollback(request).await?.into_inner())?;
+        }
+        Command::Ledger { command: LedgerCommand::Show { from, limit } } => {
+            let request = v1::ListEntriesRequest { from, limit };
+            let all = client.list_entries(request).await?.into_inner().entries;
+            let header = ["seq", "time", "actor", "entry", "body"];
+            print(format, &all, &header, all.iter().map(entry_row).collect())?;
+        }
+        _ => unreachable!("dispatched in cli.rs"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn status(global: &Global, client: &mut Client) -> anyhow::Result<()> {
+    let view = client.get_overview(v1::GetOverviewRequest {}).await?.into_inner();
+    let name = |g: Option<&v1::Generation>| g.map_or_else(|| "none yet".into(), |g| short(&g.id));
+    let running: Vec<String> =
+        view.active_jobs.iter().map(|job| format!("{} {}", job.kind, job.state)).collect();
+    let verdict = view.candidate_verdict.as_ref().map(|v| v.outcome.clone()).unwrap_or_default();
+    let fields = [
+        ("champion", name(view.champion.as_ref())),
+        ("candidate", format!("{} {verdict}", name(view.candidate.as_ref()))),
+        ("jobs", running.join(", ")),
+        ("promotions", view.promotions.to_string()),
+        ("blocked", view.blocked.to_string()),
+        ("records waiting", view.lag_records.to_string()),
+        ("ledger", format!("{} entries, head {}", view.ledger_length, short(&view.ledger_head))),
+        ("version", view.version.clone()),
+    ];
+    print_fields(global.output, &view, &fields)
+}
+
+fn decided(global: &Global, response: v1::DecisionResponse) -> anyhow::Result<()> {
+    let generation = response.generation.clone().unwrap_or_default();
+    let fields = [
+        ("generation", short(&generation.id)),
+        ("state", generation.state.clone()),
+        ("", response.message.clone()),
+    ];
+    print_fields(global.output, &response, &fields)
+}
+
+fn job_row(job: &v1::Job) -> Vec<String> {
+    let why = if job.failure.is_empty() { &job.reason } else { &job.failure };
+    vec![
+        job.id.clone(),
+        job.kind.clone(),
+        job.state.clone(),
+        time(job.requested_at.as_ref()),
+        job.requested_by.clone(),
+        short(&job.generation),
+        why.clone(),
+    ]
+}
+
+fn generation_row(one: &v1::Generation) -> Vec<String> {
+    vec![
+        short(&one.id),
+        one.kind.clone(),
+        one.state.clone(),
+        time(one.registered_at.as_ref()),
+        short(&one.parent),
+        one.labels.join(", "),
+    ]
+}
+
+fn generation_fields(one: &v1::Generation) -> Vec<(&'static str, String)> {
+    vec![
+        ("generation", one.id.clone()),
+        ("parent", one.parent.clone()),
+        ("kind", one.kind.clone()),
+        ("state", one.state.clone()),
+        ("registered", time(one.registered_at.as_ref())),
+        ("verdict", one.verdict.clone()),
+        ("approvals", one.approvals.iter().map(|a| a.approver.clone()).collect::<Vec<_>>().join(", ")),
+        ("manifest", one.manifest_json.clone()),
+    ]
+}
+
+fn verdict_row(one: &v1::Verdict) -> Vec<String> {
+    vec![
+        short(&one.id),
+        short(&one.generation),
+        one.outcome.clone(),
+        time(one.issued_at.as_ref()),
+        one.reasons.first().cloned().unwrap_or_default(),
+    ]
+}
+
+fn verdict_fields(one: &v1::Verdict) -> Vec<(&'static str, String)> {
+    let mut fields = vec![
+        ("verdict", one.id.clone()),
+        ("generation", one.generation.clone()),
+        ("champion", one.champion.clone()),
+        ("suite", one.suite.clone()),
+        ("outcome", one.outcome.clone()),
+    ];
+    fields.extend(one.reasons.iter().map(|reason| ("why", reason.clone())));
+    if let Ok(document) = serde_json::from_str::<tidegate_contracts::Verdict>(&one.document_json) {
+        for check in document.checks {
+            let line = format!("{}: {}: {}", check.id, check.state.as_str(), check.reason);
+            fields.push((check.layer.as_str(), line));
+        }
+    }
+    fields
+}
+
+fn entry_row(one: &v1::LedgerEntry) -> Vec<String> {
+    vec![
+        one.seq.to_string(),
+        time(one.time.as_ref()),
+        one.actor.clone(),
+        one.kind.clone(),
+        one.body_json.clone(),
+    ]
+}

@@ -1,0 +1,112 @@
+//! From the training thread to tasks, metrics and whoever wants to draw a curve.
+use serde::Serialize;
+use tidegate_contracts::{ArtifactHash, JobId, JobKind};
+use tidegate_learning::{Observer, Progress};
+use tidegate_telemetry::metrics;
+use tokio::sync::watch;
+
+/// Points of the curve at most; then every second one is left out.
+const POINTS: usize = 200;
+
+/// What is kept in the ledger's state `progress/<job>` while a job trains.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Report {
+    pub(crate) job: String,
+    pub(crate) kind: String,
+    pub(crate) attempt: u32,
+    pub(crate) step: u64,
+    pub(crate) steps: u64,
+    pub(crate) loss: f64,
+    pub(crate) examples_per_s: f64,
+    pub(crate) expert_load_max_share: f64,
+    /// Step and loss.
+    pub(crate) history: Vec<(u64, f64)>,
+    /// The newest checkpoint on disk.
+    #[serde(skip)]
+    pub(crate) checkpoint: Option<(u64, ArtifactHash)>,
+}
+
+/// Keeps the newest report where tasks can see it; never blocks.
+pub(crate) struct Reporter {
+    reports: watch::Sender<Report>,
+    /// Steps between two points of the curve.
+    every: u64,
+    kind: &'static str,
+}
+
+impl Reporter {
+    pub(crate) fn new(job: &JobId, kind: JobKind, attempt: u32) -> (Self, watch::Receiver<Report>) {
+        let report = Report {
+            job: job.to_string(),
+            kind: kind.as_str().to_owned(),
+            attempt,
+            ..Report::default()
+        };
+        let (reports, receiver) = watch::channel(report);
+        (Self { reports, every: 1, kind: kind.as_str() }, receiver)
+    }
+}
+
+impl Observer for Reporter {
+    fn progress(&mut self, now: &Progress) {
+        let every = &mut self.every;
+        self.reports.send_modify(|report| {
+            report.step = now.step;
+            report.steps = now.steps;
+            report.loss = now.loss;
+            report.examples_per_s = now.examples_per_s;
+            report.expert_load_max_share = now.expert_load_max_share;
+            if now.step.is_multiple_of(*every) || now.step == now.steps {
+                report.history.push((now.step, now.loss));
+            }
+            if report.history.len() > POINTS {
+                *every *= 2;
+                report.history.retain(|(step, _)| step.is_multiple_of(*every));
+            }
+        });
+        for (name, help, value) in [
+            ("tidegate_trainer_loss", "Averaged loss of the job that trains.", now.loss),
+            ("tidegate_trainer_step", "Step of the job that trains.", now.step as f64),
+            ("tidegate_trainer_steps", "Steps of the job that trains.", now.steps as f64),
+            (
+                "tidegate_trainer_examples_per_second",
+                "Examples a second of the job that trains.",
+                now.examples_per_s,
+            ),
+            (
+                "tidegate_trainer_expert_load_max_share",
+                "Share of the tokens that the fullest expert gets.",
+                now.expert_load_max_share,
+            ),
+        ] {
+            metrics::gauge(name, help, &["kind"]).with_label_values(&[self.kind]).set(value);
+        }
+    }
+
+    fn checkpoint(&mut self, step: u64, digest: ArtifactHash) {
+        self.reports.send_modify(|report| report.checkpoint = Some((step, digest)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_job_has_a_short_curve_with_its_end() {
+        let (mut reporter, reports) = Reporter::new(&JobId::new("j"), JobKind::ColdStart, 1);
+        for step in 1..=5_001 {
+            reporter.progress(&Progress {
+                step,
+                steps: 5_001,
+                loss: 1.0 / step as f64,
+                examples_per_s: 1.0,
+                expert_load_max_share: 0.2,
+            });
+        }
+        let report = reports.borrow();
+        assert!((POINTS / 3..=POINTS).contains(&report.history.len()), "{}", report.history.len());
+        assert!(report.history.is_sorted_by_key(|(step, _)| *step));
+        assert_eq!(report.history.last().unwrap().0, 5_001);
+    }
+}
