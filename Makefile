@@ -31,13 +31,16 @@ test: ## Lint, then every test, against the real parts
 	$(MAKE) --no-print-directory lint helm-check
 	$(CARGO) test --locked --workspace
 
+# A target folder of its own: an editor that lints does not hold up a build.
+LINT := --target-dir $(CARGO_TARGET_DIR)/lint
+
 lint: ## rustfmt, clippy (CUDA included, so that it always compiles), cargo-deny
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets --features cuda -- --deny warnings
+	$(CARGO) clippy --locked --workspace --all-targets --features cuda $(LINT) -- --deny warnings
 	$(TIDEGATE_CACHE)/clients/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
 
 cuda-check: ## What compiles for a GPU, on a machine without one
-	$(CARGO) check --locked --workspace --features cuda
+	$(CARGO) check --locked --workspace --features cuda $(LINT)
 
 helm-check: ## Lint and render the chart with the real helm
 	@setup/tools.sh

@@ -2,7 +2,8 @@
 //!
 //! Precedence, the later wins: **defaults, file, environment, flags**. Environment variables are
 //! `TIDEGATE_` and the path of the field with `__` between its steps:
-//! `TIDEGATE_GATEWAY__LISTEN__GRPC=127.0.0.1:9001`.
+//! `TIDEGATE_GATEWAY__BATCH__MAX_BATCH=64`. A variable without `__` counts only when it names a
+//! field (`TIDEGATE_DATA_DIR`): others, like `TIDEGATE_TOKEN`, are not configuration.
 use std::{fmt, path::Path};
 
 use figment::{
@@ -31,14 +32,20 @@ pub fn load<T>(file: Option<&Path>, flags: &serde_json::Value) -> Result<T, Conf
 where
     T: Default + Serialize + DeserializeOwned,
 {
-    let mut figment = Figment::from(Serialized::defaults(T::default()));
+    let defaults = T::default();
+    let fields = serde_json::to_value(&defaults).unwrap_or_default();
+    let mut figment = Figment::from(Serialized::defaults(defaults));
     if let Some(path) = file {
         if !path.is_file() {
             return Err(ConfigError::NoFile(path.display().to_string()));
         }
         figment = figment.merge(Toml::file_exact(path));
     }
-    figment = figment.merge(Env::prefixed("TIDEGATE_").split("__"));
+    let is_field = move |name: &str| {
+        name.contains("__") || fields.get(name.to_ascii_lowercase()).is_some()
+    };
+    let environment = Env::prefixed("TIDEGATE_").filter(move |name| is_field(name.as_str()));
+    figment = figment.merge(environment.split("__"));
     let flags = without_nulls(flags.clone());
     figment
         .merge(Serialized::defaults(flags))

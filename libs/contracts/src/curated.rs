@@ -65,12 +65,10 @@ impl Curated {
         };
         let labelled_at = match wire.labelled_at {
             None => None,
-            Some(time) => {
-                Some(proto::from_timestamp(&time).ok_or_else(|| EventError::Field {
-                    field: "labelled_at".to_owned(),
-                    reason: "is out of range".to_owned(),
-                })?)
-            }
+            Some(time) => Some(proto::from_timestamp(&time).ok_or_else(|| EventError::Field {
+                field: "labelled_at".to_owned(),
+                reason: "is out of range".to_owned(),
+            })?),
         };
         let event = wire.event.ok_or_else(|| missing("event"))?;
         if event.time.is_none() {

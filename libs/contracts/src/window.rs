@@ -4,9 +4,37 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 /// The number of a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Partition(pub i32);
+
+/// As a number or as its digits: JSON has only text for keys, and serde hands keys of a map inside
+/// a tagged enum on as text.
+impl<'de> Deserialize<'de> for Partition {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl serde::de::Visitor<'_> for Number {
+            type Value = Partition;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the number of a partition")
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Partition, E> {
+                i32::try_from(number).map(Partition).map_err(E::custom)
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Partition, E> {
+                i32::try_from(number).map(Partition).map_err(E::custom)
+            }
+
+            fn visit_str<E: serde::de::Error>(self, digits: &str) -> Result<Partition, E> {
+                digits.parse().map(Partition).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Number)
+    }
+}
 
 /// A position in a partition: the offset of the next record to read.
 #[derive(

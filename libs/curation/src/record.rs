@@ -165,7 +165,7 @@ pub(crate) struct Rejection {
 }
 
 /// One step of the pipeline.
-pub(crate) trait Stage: Send {
+pub(crate) trait Stage: Send + Sync {
     /// Its name.
     fn name(&self) -> StageName;
 

@@ -105,12 +105,7 @@ pub fn percentile(distribution: &[f64], level: f64) -> Option<Interval> {
 /// and the jackknife values. `None` where bias or acceleration are undefined: a constant
 /// statistic, or an estimate outside the distribution.
 #[must_use]
-pub fn bca(
-    estimate: f64,
-    distribution: &[f64],
-    jackknife: &[f64],
-    level: f64,
-) -> Option<Interval> {
+pub fn bca(estimate: f64, distribution: &[f64], jackknife: &[f64], level: f64) -> Option<Interval> {
     let count = distribution.len() as f64;
     let below = distribution.partition_point(|&x| x < estimate) as f64;
     let not_above = distribution.partition_point(|&x| x <= estimate) as f64;

@@ -5,11 +5,11 @@ use tidegate_telemetry::energy::{EnergyMethod, grid_intensity};
 use crate::{
     Bound, Check, Groups, Metric, Slice,
     bootstrap::{Bootstrapped, Resampling, bootstrap},
-    evidence::{Evidence, Table},
+    evidence::{ClassAgreement, Evidence, Table},
     judge::{Finding, Limit, judge, not_judged, rule, words},
     load::{Latency, Throughput},
     metric::Family,
-    stats::{Interval, Paired, mean_of_proportions, newcombe_independent, wilson},
+    stats::{Interval, Paired, mean_of_proportions, stratified_difference, wilson},
 };
 
 /// A permutation test must be at least this sure that a gap is no chance.
@@ -40,8 +40,8 @@ type Found = Result<Finding, NotJudged>;
 pub(crate) fn run(check: &Check, evidence: &Evidence<'_>) -> CheckResult {
     let level = evidence.of.suite.level();
     let relative = check.bound.is_relative();
-    let no_champion = (relative || check.metric == Metric::LabelAgreementDrop)
-        && evidence.of.champion.is_none();
+    let no_champion =
+        (relative || check.metric == Metric::LabelAgreementDrop) && evidence.of.champion.is_none();
     let found = if no_champion {
         let why = "there is no champion to compare with";
         Err(NotJudged::new(CheckState::NotApplicable, 0, why))
@@ -97,7 +97,8 @@ fn conclude(check: &Check, evidence: &Evidence<'_>, found: &Finding, result: &mu
         // The largest of many differences: noise alone must not be able to make it.
         if let Some(chance) = gap_chance(check, evidence).filter(|&chance| chance >= GAP_CHANCE) {
             state = CheckState::Inconclusive;
-            note = format!("; groups shuffled at random reach it {:.0} % of the time", chance * 1e2);
+            note =
+                format!("; groups shuffled at random reach it {:.0} % of the time", chance * 1e2);
         }
     }
     result.state = state;
@@ -292,31 +293,47 @@ fn gap_chance(check: &Check, evidence: &Evidence<'_>) -> Option<f64> {
     groups(check, evidence).chance(check.metric, candidate, permutations, evidence.of.seed)
 }
 
-/// The champion's accuracy on earlier windows less its agreement with the new window's labels.
+/// The champion's agreement with labels of earlier windows less that with the new window's, by
+/// class, each class weighted by its share of the window.
 fn agreement(check: &Check, evidence: &Evidence<'_>) -> Found {
-    let asked = evidence.agreement;
-    let (agreed, n) = asked.window;
-    if n == 0 {
-        let why = format!(
-            "the window has no labels of classes the champion knows ({} of others)",
-            asked.unknown
-        );
+    let agreement = &evidence.agreement;
+    if agreement.classes.is_empty() {
+        let unknown = agreement.unknown;
+        let why =
+            format!("the window has no labels of classes the champion knows ({unknown} of others)");
         return Err(NotJudged::new(CheckState::NotApplicable, 0, why));
     }
-    let champion = evidence.clean.champion.as_ref().expect("checked before: there is a champion");
-    let earlier: Vec<usize> =
-        (0..evidence.of.examples.len()).filter(|&row| !evidence.of.examples[row].fresh).collect();
-    let usual = champion.successes(&earlier);
-    if n < check.min_n || usual.1 < check.min_n {
-        return Err(NotJudged::few(n.min(usual.1), check.min_n));
+    let (judged, rare): (Vec<&ClassAgreement>, Vec<&ClassAgreement>) =
+        agreement.classes.iter().partition(|class| class.earlier.1 >= check.min_class);
+    let n: u64 = judged.iter().map(|class| class.window.1).sum();
+    // Classes that the champion was hardly seen on must not be most of what is believed.
+    if n * 2 < agreement.asked() {
+        let name = |class: &&ClassAgreement| format!("{} has {}", class.class, class.earlier.1);
+        let names: Vec<String> = rare.iter().take(8).map(name).collect();
+        let why = format!(
+            "most labels of the window are of classes with fewer than {} earlier held-out \
+             examples, so what the champion says of them is no measure ({})",
+            check.min_class,
+            names.join(", ")
+        );
+        return Err(NotJudged::new(CheckState::Insufficient, n, why));
+    }
+    if n < check.min_n {
+        return Err(NotJudged::few(n, check.min_n));
     }
     let share = |(right, all): (u64, u64)| right as f64 / all as f64;
+    let weighted = |of: fn(&ClassAgreement) -> (u64, u64)| {
+        judged.iter().map(|c| share(of(c)) * c.window.1 as f64).sum::<f64>() / n as f64
+    };
+    let strata: Vec<_> = judged.iter().map(|c| (c.earlier, c.window, c.window.1 as f64)).collect();
+    let (estimate, interval) = stratified_difference(&strata, evidence.of.suite.level())
+        .expect("every class that is judged has labels in the window");
     Ok(Finding {
-        candidate: Some(share((agreed, n))),
-        baseline: Some(share(usual)),
-        estimate: share(usual) - share((agreed, n)),
-        interval: Some(newcombe_independent(usual, (agreed, n), evidence.of.suite.level())),
-        method: "newcombe_independent",
+        candidate: Some(weighted(|class| class.window)),
+        baseline: Some(weighted(|class| class.earlier)),
+        estimate,
+        interval: Some(interval),
+        method: "newcombe_stratified",
         n,
     })
 }
@@ -371,8 +388,7 @@ fn throughput(
         let why = "nothing could be measured: no examples, no time, or below what the meter tells";
         NotJudged::new(CheckState::Inconclusive, n, why)
     })?;
-    let baseline =
-        if measured.champion.is_empty() { None } else { of(&measured.champion, &all) };
+    let baseline = if measured.champion.is_empty() { None } else { of(&measured.champion, &all) };
     let found = measured.figure(of, relative, resampling(check, evidence));
     Ok(ratio(value, baseline, of_bootstrap(found, n)?, n))
 }

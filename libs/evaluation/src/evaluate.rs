@@ -193,7 +193,7 @@ fn environment(evidence: &Evidence<'_>) -> BTreeMap<String, String> {
     let all = evidence.of.examples.len();
     let perturbed = evidence.robust.examples.len();
     say("sample.perturbed", format!("{perturbed} of {all}: the newest, each class by its share"));
-    let asked = evidence.agreement.window.1;
+    let asked = evidence.agreement.asked();
     say("sample.label_agreement", format!("{asked} labels of classes the champion knows"));
     say("sample.label_agreement_unknown", evidence.agreement.unknown.to_string());
     say("sample.trained_ids", evidence.of.trained.len().to_string());

@@ -179,13 +179,31 @@ pub(crate) struct Table {
     pub(crate) champion: Option<Scored>,
 }
 
-/// How the champion agrees with the labels of the candidate's window.
-#[derive(Debug, Default, Clone, Copy)]
+/// How the champion agrees with the labels of the candidate's window, class by class: a window
+/// with other shares of the classes than before says nothing against its labels.
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Agreement {
-    /// Agreed and asked.
-    pub(crate) window: (u64, u64),
+    /// One a class that the champion knows and the window has.
+    pub(crate) classes: Vec<ClassAgreement>,
     /// Labels of classes that the champion does not know, which say nothing.
     pub(crate) unknown: u64,
+}
+
+/// Agreed and asked, of one class's labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClassAgreement {
+    pub(crate) class: Class,
+    /// On held-out examples of earlier windows.
+    pub(crate) earlier: (u64, u64),
+    /// On the candidate's window.
+    pub(crate) window: (u64, u64),
+}
+
+impl Agreement {
+    /// Labels of the window that were put to the champion.
+    pub(crate) fn asked(&self) -> u64 {
+        self.classes.iter().map(|class| class.window.1).sum()
+    }
 }
 
 /// All that checks are judged by.
@@ -360,8 +378,8 @@ fn robust(clean: &Table, perturbed: &[(Perturbation, Table)]) -> Table {
     }
 }
 
-/// The champion's agreement with new labels of classes that it knows, on both sides of the
-/// hold-out.
+/// The champion's agreement with labels of classes that it knows: of earlier windows on the
+/// held-out side, of the candidate's window on both sides.
 fn agreement(
     of: &Evaluation<'_>,
     memory: &mut Memory,
@@ -370,28 +388,37 @@ fn agreement(
     let (Some(champion), Some(scored)) = (&of.champion, &clean.champion) else {
         return Ok(Agreement::default());
     };
-    let known: HashSet<&Class> = champion.predictor.labels().iter().collect();
+    let labels = champion.predictor.labels();
+    let known: HashSet<&Class> = labels.iter().collect();
     let (labelled, unknown): (Vec<_>, Vec<_>) =
         of.window_labels.iter().partition(|example| known.contains(&example.label));
     let step = labelled.len().div_ceil(AGREEMENT_ROWS).max(1);
     let asked: Vec<&EvalExample> = labelled.into_iter().step_by(step).collect();
     let texts: Vec<&str> = asked.iter().map(|example| example.text.as_str()).collect();
     let answers = memory.ask("champion", champion, &texts)?;
-    let labels = champion.predictor.labels();
-    let agrees = asked.iter().zip(&answers).filter(|(e, a)| labels.get(a.best().0) == Some(&e.label));
-    let mut agreement = Agreement {
-        window: (agrees.count() as u64, asked.len() as u64),
-        unknown: unknown.len() as u64,
+
+    let mut unknown = unknown.len() as u64;
+    let mut by_class = BTreeMap::<&Class, [(u64, u64); 2]>::new();
+    let mut count = |class, fresh: bool, agrees: bool| {
+        let (agreed, all) = &mut by_class.entry(class).or_default()[usize::from(fresh)];
+        *agreed += u64::from(agrees);
+        *all += 1;
     };
-    for (row, example) in of.examples.iter().enumerate().filter(|(_, example)| example.fresh) {
+    for (example, answer) in asked.into_iter().zip(&answers) {
+        count(&example.label, true, labels.get(answer.best().0) == Some(&example.label));
+    }
+    for (row, example) in of.examples.iter().enumerate() {
         if known.contains(&example.label) {
-            agreement.window.0 += u64::from(scored.right(row));
-            agreement.window.1 += 1;
+            count(&example.label, example.fresh, scored.right(row));
         } else {
-            agreement.unknown += 1;
+            unknown += u64::from(example.fresh);
         }
     }
-    Ok(agreement)
+    let of_window = by_class.into_iter().filter(|(_, [_, window])| window.1 > 0);
+    let classes = of_window
+        .map(|(class, [earlier, window])| ClassAgreement { class: class.clone(), earlier, window })
+        .collect();
+    Ok(Agreement { classes, unknown })
 }
 
 /// Hash over what was judged on, in order.

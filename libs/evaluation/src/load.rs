@@ -192,7 +192,8 @@ impl Throughput {
 
     /// Predictions a second.
     pub(crate) fn rate(blocks: &[Block], rounds: &[usize]) -> Option<f64> {
-        let total = |of: &dyn Fn(&Block) -> f64| rounds.iter().map(|&r| of(&blocks[r])).sum::<f64>();
+        let total =
+            |of: &dyn Fn(&Block) -> f64| rounds.iter().map(|&r| of(&blocks[r])).sum::<f64>();
         let seconds = total(&|block| block.seconds);
         (seconds > 0.0).then(|| total(&|block| block.predictions) / seconds)
     }

@@ -27,8 +27,9 @@ pub enum Metric {
     DemographicParity,
     /// Largest difference between two groups in true or false positive rate, over all classes.
     EqualizedOdds,
-    /// How far the champion's agreement with the labels of the candidate's window falls below its
-    /// accuracy on earlier windows: labels that are wrong far beyond chance show here.
+    /// How far the champion's agreement with the labels of the candidate's window falls below that
+    /// with earlier held-out labels of the same classes, each class weighted by its share of the
+    /// window: labels that are wrong far beyond chance show here, other shares of classes do not.
     LabelAgreementDrop,
     /// Median time of one prediction at a time, in milliseconds.
     LatencyP50Ms,

@@ -184,6 +184,30 @@ pub fn newcombe_independent(first: (u64, u64), second: (u64, u64), level: f64) -
     Interval::new((p1 - p2 - down).max(-1.0), (p1 - p2 + up).min(1.0))
 }
 
+/// The weighted mean of differences `p1 - p2` between independent samples, stratum by stratum, each
+/// `(successes, trials)` and with a weight; weights are scaled to sum to 1. Newcombe's distances
+/// are added in squares (MOVER, as in [`mean_of_proportions`]). `None` without any weight.
+#[must_use]
+pub fn stratified_difference(
+    strata: &[((u64, u64), (u64, u64), f64)],
+    level: f64,
+) -> Option<(f64, Interval)> {
+    let total: f64 = strata.iter().map(|(_, _, weight)| weight).sum();
+    if total.is_nan() || total <= 0.0 {
+        return None;
+    }
+    let share = |(k, n): (u64, u64)| if n == 0 { 0.5 } else { k as f64 / n as f64 };
+    let (mut mean, mut down, mut up) = (0.0, 0.0, 0.0);
+    for &(first, second, weight) in strata {
+        let (weight, difference) = (weight / total, share(first) - share(second));
+        let interval = newcombe_independent(first, second, level);
+        mean += weight * difference;
+        down += (weight * (difference - interval.low)).powi(2);
+        up += (weight * (interval.high - difference)).powi(2);
+    }
+    Some((mean, Interval::new((mean - down.sqrt()).max(-1.0), (mean + up.sqrt()).min(1.0))))
+}
+
 /// The mean of independent proportions, each `(successes, trials)`, with an interval that adds
 /// Wilson's distances in squares (MOVER; Zou and Donner, Statistics in Medicine 27, 2008). `None`
 /// without any trial in one of them.
@@ -228,4 +252,22 @@ pub fn linear_quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let at = q.clamp(0.0, 1.0) * last as f64;
     let (low, high) = (at.floor() as usize, at.ceil() as usize);
     Some(sorted[low] + (sorted[high] - sorted[low]) * (at - low as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_stratum_is_newcombe_and_other_shares_of_the_strata_are_no_difference() {
+        let (first, second) = ((45, 50), (60, 80));
+        let (mean, interval) = stratified_difference(&[(first, second, 3.0)], 0.9).unwrap();
+        assert!((mean - 0.15).abs() < 1e-12);
+        assert_eq!(interval, newcombe_independent(first, second, 0.9));
+        // Always right on one class and never on the other, before as now: only the shares moved.
+        let strata = [((95, 100), (19, 20), 20.0), ((1, 20), (5, 100), 100.0)];
+        let (mean, interval) = stratified_difference(&strata, 0.9).unwrap();
+        assert!(mean.abs() < 1e-12 && interval.low < 0.0 && interval.high > 0.0);
+        assert_eq!(stratified_difference(&[], 0.9), None);
+    }
 }

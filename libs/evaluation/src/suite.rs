@@ -195,7 +195,8 @@ pub struct Check {
     pub severity: Severity,
     /// Fewer examples are not enough. For a gap: in each group.
     pub min_n: u64,
-    /// For [`Metric::EqualizedOdds`]: fewer positives or negatives in a group are not enough.
+    /// For [`Metric::EqualizedOdds`]: fewer positives or negatives in a group are not enough. For
+    /// [`Metric::LabelAgreementDrop`]: fewer earlier examples of a class are not enough.
     pub min_class: u64,
 }
 
@@ -393,7 +394,10 @@ impl CheckDocument {
             return Err(wrong(&self.id, "this metric has no slices: leave `slice` out"));
         }
         if (family == Family::Gap) != self.over.is_some() {
-            return Err(wrong(&self.id, "`over: <group attribute>` belongs to gap metrics, always"));
+            return Err(wrong(
+                &self.id,
+                "`over: <group attribute>` belongs to gap metrics, always",
+            ));
         }
         let under = match self.under {
             None => None,

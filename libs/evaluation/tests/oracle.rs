@@ -102,7 +102,8 @@ fn scored(truth: &Value, probabilities: &[Vec<f64>]) -> Scored {
         let truth = scored.truth[row];
         scored.likelihood[row] = p[truth];
         scored.confidence[row] = p.iter().copied().fold(0.0, f64::max);
-        let distance = |(class, p): (usize, &f64)| (p - f64::from(u8::from(class == truth))).powi(2);
+        let distance =
+            |(class, p): (usize, &f64)| (p - f64::from(u8::from(class == truth))).powi(2);
         scored.distance[row] = p.iter().enumerate().map(distance).sum();
     }
     scored
@@ -138,7 +139,8 @@ fn every_case_is_walked_or_named_as_not_walked() {
 #[test]
 fn quality_metrics_are_scikit_learns() {
     let oracle = Oracle::open();
-    for (name, scored) in [("multiclass_basic", multi(&oracle)), ("binary_basic", binary(&oracle))] {
+    for (name, scored) in [("multiclass_basic", multi(&oracle)), ("binary_basic", binary(&oracle))]
+    {
         let (_, expected) = oracle.case(name);
         let rows = all(&scored);
         let value = |metric| scored.value(metric, &rows).unwrap();

@@ -88,8 +88,14 @@ pub enum StreamError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Another process has the folder.
+    #[error("embedded broker's folder {0} is in use by another process (stop it, or use another)")]
+    InUse(PathBuf),
     /// The embedded broker's catalogue cannot be used.
-    #[error("embedded broker's catalogue {path}: {reason} (is another process using this folder?)")]
+    #[error(
+        "embedded broker's catalogue {path}: {reason} (restore it from a backup, or move the \
+         folder away to start with an empty one)"
+    )]
     Catalog {
         /// The file.
         path: PathBuf,

@@ -40,11 +40,7 @@ pub struct GroupSource {
 }
 
 impl GroupSource {
-    pub(crate) fn join(
-        stream: &Stream,
-        group: &str,
-        topics: &[&str],
-    ) -> Result<Self, StreamError> {
+    pub(crate) fn join(stream: &Stream, group: &str, topics: &[&str]) -> Result<Self, StreamError> {
         let mut config = stream.consumer_config(group);
         config
             .set("auto.offset.reset", "earliest")

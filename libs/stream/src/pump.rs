@@ -267,7 +267,9 @@ impl Poller {
                     let epoch = epoch.and_then(|e| e.get(&record.partition)).copied();
                     self.events.send(Event::Record(record, epoch.unwrap_or_default()))
                 }
-                Some(Err(KafkaError::PartitionEOF(p))) => self.events.send(Event::Eof(Partition(p))),
+                Some(Err(KafkaError::PartitionEOF(p))) => {
+                    self.events.send(Event::Eof(Partition(p)))
+                }
                 Some(Err(error)) => match self.consequence(error) {
                     None => continue,
                     Some(event) => self.events.send(event),

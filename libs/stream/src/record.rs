@@ -36,16 +36,13 @@ impl Record {
     /// Where it stands: the identity of every effect it has.
     #[must_use]
     pub fn position(&self) -> SourcePosition {
-        SourcePosition {
-            topic: self.topic.clone(),
-            partition: self.partition,
-            offset: self.offset,
-        }
+        SourcePosition { topic: self.topic.clone(), partition: self.partition, offset: self.offset }
     }
 
     /// Bytes it holds in memory, nearly.
     pub(crate) fn size(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let headers: usize =
+            self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         128 + self.value.len() + self.key.as_ref().map_or(0, Bytes::len) + headers
     }
 

@@ -87,7 +87,12 @@ impl Source {
             if at < low || at > high {
                 let topic = self.topic.clone();
                 return Err(StreamError::OffsetGone {
-                    topic, partition, from: at, to: at, low, high,
+                    topic,
+                    partition,
+                    from: at,
+                    to: at,
+                    low,
+                    high,
                 });
             }
         }

@@ -1,409 +1,216 @@
-//! What operators can ask for, behind gRPC and HTTP alike.
-use std::sync::Arc;
+//! The control API over HTTP and JSON: every call of `tidegate.v1.Control` has its twin under
+//! `/api/v1`. Answers are the messages of the proto in their JSON mapping; what is refused is
+//! `{"error": why, "code": gRPC's word for it}`.
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use chrono::{Duration, Utc};
-use tidegate_contracts::{AccessError, Actor, GenerationId, JobId, JobKind, Role, proto::v1};
-use tidegate_ledger::{ArtifactError, Author, Fact, GenerationRecord, LedgerError, Refusal, State};
+use axum::{
+    Router,
+    extract::{FromRequest, FromRequestParts, State},
+    http::{HeaderMap, StatusCode, Uri},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+    routing::{any, get, post},
+};
+use futures::{Stream, StreamExt as _};
+use serde::Deserialize;
+use tidegate_contracts::proto::v1;
 
-use crate::{Controller, view};
+use crate::{
+    caller::Caller,
+    decide::kind,
+    desk::{Answer, Desk},
+    error::Refused,
+    view,
+};
 
-/// Why a request is not granted; each maps to one gRPC code and one HTTP status.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ApiError {
-    #[error(transparent)]
-    Access(#[from] AccessError),
-    #[error("{0}")]
-    Invalid(String),
-    #[error("{0}")]
-    NotFound(String),
-    /// The gate, or the state of things, says no.
-    #[error("{0}")]
-    Refused(String),
-    #[error("{0}")]
-    Unavailable(String),
-    #[error("{0}")]
-    Internal(String),
-}
+/// A watcher with nothing to hear is told so, that proxies keep its connection.
+const STILL_HERE: Duration = Duration::from_secs(15);
 
-impl From<LedgerError> for ApiError {
-    fn from(error: LedgerError) -> Self {
-        match error {
-            LedgerError::Refused(refusal) => Self::Refused(refusal.to_string()),
-            LedgerError::Store(_) => Self::Unavailable(error.to_string()),
-            other => Self::Internal(other.to_string()),
-        }
+/// A request's or an answer's JSON.
+#[derive(FromRequest)]
+#[from_request(via(axum::Json), rejection(Refused))]
+struct Json<T>(T);
+
+impl<T: serde::Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
     }
 }
 
-impl From<ArtifactError> for ApiError {
-    fn from(error: ArtifactError) -> Self {
-        Self::Internal(error.to_string())
-    }
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Refused))]
+pub(crate) struct Query<T>(pub(crate) T);
+
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Refused))]
+pub(crate) struct Path<T>(pub(crate) T);
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Rows {
+    limit: u32,
+    from: u64,
 }
 
-type Answer<T> = Result<T, ApiError>;
+/// What is said about a generation, by JSON or by a form.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Said {
+    /// Who, where there are no tokens.
+    pub(crate) actor: String,
+    pub(crate) reason: String,
+    /// The verdict that was read, to approve under; the newest when empty.
+    pub(crate) verdict: String,
+}
 
-/// A decision with its reason, by whom the token says or, without tokens, by whom it says.
-pub(crate) struct By {
-    pub(crate) actor: Actor,
+/// What a job is asked for with, by JSON or by a form.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JobWish {
+    pub(crate) kind: String,
+    #[serde(default)]
+    pub(crate) actor: String,
+    #[serde(default)]
     pub(crate) reason: String,
 }
 
-const REASON_BYTES: usize = 2_000;
+type Desks = State<Arc<Desk>>;
 
-impl Controller {
-    /// Who asks, if they may.
-    pub(crate) fn caller(
-        &self,
-        authorization: Option<&str>,
-        needs: Role,
-        claimed: &str,
-    ) -> Answer<Actor> {
-        let name = match self.listen.authorize(authorization, needs)? {
-            Some(held) => held,
-            None if claimed.is_empty() => "local",
-            None => claimed,
-        };
-        if name.len() > 128 || name.chars().any(char::is_control) {
-            return Err(ApiError::Invalid(
-                "actor: at most 128 bytes, no control characters".into(),
-            ));
-        }
-        // Services write under their own names; nobody else may.
-        Ok(Actor::new(format!("operator:{}", name.trim_start_matches("operator:"))))
-    }
+pub(crate) fn routes() -> Router<Arc<Desk>> {
+    Router::new()
+        .route("/api/v1/overview", get(overview))
+        .route("/api/v1/jobs", get(jobs).post(request_job))
+        .route("/api/v1/generations", get(generations))
+        .route("/api/v1/generations/{id}", get(generation))
+        .route("/api/v1/generations/{id}/{decision}", post(decision))
+        .route("/api/v1/rollback", post(rollback))
+        .route("/api/v1/verdicts", get(verdicts))
+        .route("/api/v1/verdicts/{id}", get(verdict))
+        .route("/api/v1/entries", get(entries))
+        .route("/api/v1/entries/watch", get(watch))
+        .route("/api/v1/ledger/verify", get(verify))
+        .route("/api/{*rest}", any(unknown))
+}
 
-    pub(crate) fn by(
-        &self,
-        authorization: Option<&str>,
-        claimed: &str,
-        reason: &str,
-    ) -> Answer<By> {
-        let actor = self.caller(authorization, Role::Approver, claimed)?;
-        let reason = reason.trim();
-        if reason.is_empty() || reason.len() > REASON_BYTES {
-            return Err(ApiError::Invalid(format!(
-                "reason: 1 to {REASON_BYTES} bytes are needed; it goes on record"
-            )));
-        }
-        Ok(By { actor, reason: reason.to_owned() })
-    }
+async fn unknown(uri: Uri) -> Refused {
+    Refused::NotFound(format!("nothing is served under {}", uri.path()))
+}
 
-    pub(crate) async fn overview(&self) -> Answer<v1::Overview> {
-        let state = self.ledger.state().await?;
-        let champion = state.champion().and_then(|id| state.generation(&id).cloned());
-        let candidate = state.candidate().cloned();
-        let mut candidate_verdict = candidate.as_ref().and_then(view::verdict);
-        if let (Some(view), Some(one)) = (&mut candidate_verdict, &candidate) {
-            view.document_json = self.document_json(one).await;
-        }
-        let active = state.jobs().iter().filter(|job| job.finished_at.is_none());
-        Ok(v1::Overview {
-            champion: self.described(champion.as_ref()).await,
-            candidate: self.described(candidate.as_ref()).await,
-            candidate_verdict,
-            active_jobs: active.map(view::job).collect(),
-            ledger_length: state.head().seq,
-            ledger_head: state.head().hash.to_string(),
-            promotions: state.promotions(),
-            blocked: state.blocked(),
-            lag_records: self.lag(&state),
-            version: tidegate_contracts::CODE_VERSION.to_owned(),
-        })
-    }
+async fn overview(State(desk): Desks) -> Answer<Json<v1::Overview>> {
+    Ok(Json(desk.overview().await?))
+}
 
-    /// A generation with its manifest, as far as it can be read.
-    async fn described(&self, record: Option<&GenerationRecord>) -> Option<v1::Generation> {
-        let record = record?;
-        let mut view = view::generation(record);
-        match self.artifacts.manifest(&record.id).await {
-            Ok(manifest) => {
-                view.labels = manifest.labels.iter().map(ToString::to_string).collect();
-                view.manifest_json = String::from_utf8_lossy(&manifest.to_bytes()).into_owned();
+async fn jobs(State(desk): Desks, Query(rows): Query<Rows>) -> Answer<Json<v1::ListJobsResponse>> {
+    Ok(Json(desk.jobs(rows.limit).await?))
+}
+
+async fn generations(
+    State(desk): Desks,
+    Query(rows): Query<Rows>,
+) -> Answer<Json<v1::ListGenerationsResponse>> {
+    Ok(Json(desk.generations(rows.limit).await?))
+}
+
+async fn generation(State(desk): Desks, Path(id): Path<String>) -> Answer<Json<v1::Generation>> {
+    Ok(Json(desk.generation(&id).await?))
+}
+
+async fn verdicts(
+    State(desk): Desks,
+    Query(rows): Query<Rows>,
+) -> Answer<Json<v1::ListVerdictsResponse>> {
+    Ok(Json(desk.verdicts(rows.limit).await?))
+}
+
+async fn verdict(State(desk): Desks, Path(id): Path<String>) -> Answer<Json<v1::Verdict>> {
+    Ok(Json(desk.verdict(&id).await?))
+}
+
+async fn entries(
+    State(desk): Desks,
+    Query(rows): Query<Rows>,
+) -> Answer<Json<v1::ListEntriesResponse>> {
+    Ok(Json(desk.entries(rows.from, rows.limit).await?))
+}
+
+/// Entries as server-sent events, each under its sequence number: a browser that loses the
+/// connection goes on after the last one it got. An error is the last event.
+async fn watch(
+    State(desk): Desks,
+    Query(rows): Query<Rows>,
+    headers: HeaderMap,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
+    let from = last.map_or(rows.from, |last| last.saturating_add(1));
+    let events = desk.watch(from).scan(false, |ended, entry| {
+        let event = (!*ended).then(|| match entry {
+            Ok(entry) => {
+                let json = serde_json::to_string(&view::entry(&entry));
+                let json = json.expect("an entry's view has string keys only");
+                Ok(Event::default().event("entry").id(entry.seq.to_string()).data(json))
             }
-            Err(error) => tracing::warn!(%error, "a manifest cannot be shown"),
+            Err(error) => {
+                *ended = true;
+                Ok(Event::default().event("error").data(Refused::from(error).to_string()))
+            }
+        });
+        std::future::ready(event)
+    });
+    Sse::new(events).keep_alive(KeepAlive::new().interval(STILL_HERE))
+}
+
+async fn verify(State(desk): Desks) -> Answer<Json<v1::VerifyLedgerResponse>> {
+    Ok(Json(desk.verify().await?))
+}
+
+async fn request_job(
+    State(desk): Desks,
+    caller: Caller,
+    Json(wish): Json<JobWish>,
+) -> Answer<(StatusCode, Json<v1::RequestJobResponse>)> {
+    let by = desk.by_operator(&caller, &wish.actor, &wish.reason)?;
+    let job = desk.request_job(kind(&wish.kind)?, by).await?;
+    Ok((StatusCode::CREATED, Json(job)))
+}
+
+async fn decision(
+    State(desk): Desks,
+    Path((id, decision)): Path<(String, String)>,
+    caller: Caller,
+    Json(said): Json<Said>,
+) -> Answer<Json<v1::DecisionResponse>> {
+    Ok(Json(decide(&desk, &caller, &id, &decision, &said).await?))
+}
+
+/// Back to the champion before.
+async fn rollback(
+    State(desk): Desks,
+    caller: Caller,
+    Json(said): Json<Said>,
+) -> Answer<Json<v1::DecisionResponse>> {
+    Ok(Json(decide(&desk, &caller, "", "rollback", &said).await?))
+}
+
+/// What JSON and forms lead to.
+pub(crate) async fn decide(
+    desk: &Desk,
+    caller: &Caller,
+    id: &str,
+    decision: &str,
+    said: &Said,
+) -> Answer<v1::DecisionResponse> {
+    let by = desk.by(caller, &said.actor, &said.reason)?;
+    match decision {
+        "approve" => desk.approve(id, &said.verdict, by).await,
+        "reject" => desk.reject(id, by).await,
+        "withdraw" => desk.withdraw(id, by).await,
+        "promote" => desk.promote(id, by).await,
+        "rollback" => desk.rollback(id, by).await,
+        _ => {
+            let known = "approve, reject, withdraw, promote and rollback";
+            Err(Refused::NotFound(format!("no such decision: there are {known}")))
         }
-        Some(view)
-    }
-
-    async fn document_json(&self, one: &GenerationRecord) -> String {
-        let document = self.verdict_document(one).await;
-        document.ok().and_then(|doc| serde_json::to_string(&doc).ok()).unwrap_or_default()
-    }
-
-    pub(crate) async fn jobs(&self, limit: u32) -> Answer<v1::ListJobsResponse> {
-        let state = self.ledger.state().await?;
-        let jobs = state.jobs().iter().rev().take(page(limit)).map(view::job).collect();
-        Ok(v1::ListJobsResponse { jobs })
-    }
-
-    pub(crate) async fn generations(&self, limit: u32) -> Answer<v1::ListGenerationsResponse> {
-        let state = self.ledger.state().await?;
-        let mut generations = Vec::new();
-        for record in state.generations().iter().rev().take(page(limit)) {
-            generations.extend(self.described(Some(record)).await);
-        }
-        Ok(v1::ListGenerationsResponse { generations })
-    }
-
-    pub(crate) async fn generation(&self, id: &str) -> Answer<v1::Generation> {
-        let state = self.ledger.state().await?;
-        let record = find(&state, id)?;
-        Ok(self.described(Some(record)).await.expect("a record was given"))
-    }
-
-    pub(crate) async fn verdicts(&self, limit: u32) -> Answer<v1::ListVerdictsResponse> {
-        let state = self.ledger.state().await?;
-        let newest = state.generations().iter().rev();
-        let verdicts = newest.filter_map(view::verdict).take(page(limit)).collect();
-        Ok(v1::ListVerdictsResponse { verdicts })
-    }
-
-    pub(crate) async fn verdict(&self, id: &str) -> Answer<v1::Verdict> {
-        let state = self.ledger.state().await?;
-        let record = judged(&state, id)?;
-        let mut view = view::verdict(record).expect("only judged generations are found");
-        let document = self.verdict_document(record).await;
-        let document = document.map_err(|error| ApiError::Internal(format!("{error:#}")))?;
-        view.document_json =
-            serde_json::to_string(&document).map_err(|e| ApiError::Internal(e.to_string()))?;
-        Ok(view)
-    }
-
-    pub(crate) async fn request_job(
-        &self,
-        kind: JobKind,
-        actor: Actor,
-        reason: &str,
-    ) -> Answer<v1::RequestJobResponse> {
-        let reason = reason.trim();
-        if reason.len() > REASON_BYTES {
-            return Err(ApiError::Invalid(format!("reason: at most {REASON_BYTES} bytes")));
-        }
-        let job = JobId::generate();
-        let author = Author { actor, fence: None };
-        self.ledger
-            .decide(&author, |state| {
-                if kind != JobKind::ColdStart && state.champion().is_none() {
-                    let why = format!("there is no champion to start a {kind} from");
-                    return Err(Refusal(why));
-                }
-                let (job, reason) = (job.clone(), reason.to_owned());
-                Ok(Some(Fact::JobRequested { job, kind, reason }))
-            })
-            .await?;
-        Ok(v1::RequestJobResponse { job: job.to_string() })
-    }
-
-    /// Gives an approval, and promotes at once when policy is then satisfied.
-    pub(crate) async fn approve(
-        &self,
-        id: &str,
-        verdict: &str,
-        by: By,
-    ) -> Answer<v1::DecisionResponse> {
-        let author = Author { actor: by.actor, fence: None };
-        let ttl = Duration::seconds(self.config.policy.approval_ttl_s.min(1 << 31) as i64);
-        let (mut generation, mut already) = (None, false);
-        self.ledger
-            .decide(&author, |state| {
-                let one = found(state, id)?;
-                let standing = one.verdict.as_ref().map(|v| v.id);
-                let standing = standing.ok_or_else(|| {
-                    Refusal(format!("{} has no verdict to approve under yet", one.id.short()))
-                })?;
-                if !verdict.is_empty() && !standing.to_string().starts_with(verdict) {
-                    return Err(Refusal("the verdict has changed since it was read".into()));
-                }
-                generation = Some(one.id);
-                let given = one.approvals_in_force(Utc::now());
-                already = given.iter().any(|given| given.approver == author.actor);
-                Ok((!already).then(|| Fact::ApprovalGiven {
-                    generation: one.id,
-                    verdict: standing,
-                    reason: by.reason.clone(),
-                    expires: Utc::now() + ttl,
-                }))
-            })
-            .await?;
-        let generation = generation.expect("decided on a generation that was found");
-        let promoted = self.promote_if_due(&generation).await?;
-        let state = self.ledger.state().await?;
-        let one = state.generation(&generation).expect("it was approved just now");
-        let missing = (self.config.policy.approvals.of(one.kind) as usize)
-            .saturating_sub(one.approvals_in_force(Utc::now()).len());
-        let message = match (promoted, already) {
-            (true, _) => "approved, and promoted".to_owned(),
-            (false, true) => "you had approved it before".to_owned(),
-            (false, false) => format!("approved; {missing} more approvals are needed"),
-        };
-        self.response(&generation, message).await
-    }
-
-    /// `true` when the generation was promoted by this call.
-    async fn promote_if_due(&self, id: &GenerationId) -> Answer<bool> {
-        let author = Author::unfenced("controller");
-        let entry = self
-            .ledger
-            .decide(&author, |state| {
-                let one = state.candidate().filter(|one| one.id == *id);
-                Ok(one.and_then(|one| self.promotion(state, one, Utc::now())))
-            })
-            .await?;
-        Ok(entry.is_some())
-    }
-
-    pub(crate) async fn reject(&self, id: &str, by: By) -> Answer<v1::DecisionResponse> {
-        let reason = by.reason.clone();
-        self.record(id, by.actor, "rejected; its window is set aside", |generation| {
-            Fact::CandidateRejected { generation, reason: reason.clone() }
-        })
-        .await
-    }
-
-    pub(crate) async fn withdraw(&self, id: &str, by: By) -> Answer<v1::DecisionResponse> {
-        let reason = by.reason.clone();
-        self.record(id, by.actor, "approval withdrawn", |generation| Fact::ApprovalWithdrawn {
-            generation,
-            reason: reason.clone(),
-        })
-        .await
-    }
-
-    async fn record(
-        &self,
-        id: &str,
-        actor: Actor,
-        message: &str,
-        fact: impl Fn(GenerationId) -> Fact + Send + Sync,
-    ) -> Answer<v1::DecisionResponse> {
-        let author = Author { actor, fence: None };
-        let mut generation = None;
-        self.ledger
-            .decide(&author, |state| {
-                let one = found(state, id)?;
-                generation = Some(one.id);
-                Ok(Some(fact(one.id)))
-            })
-            .await?;
-        let generation = generation.expect("decided on a generation that was found");
-        self.response(&generation, message.to_owned()).await
-    }
-
-    /// Promotes what has passed its gate: by policy, or by the approvals it has.
-    pub(crate) async fn promote(&self, id: &str, by: By) -> Answer<v1::DecisionResponse> {
-        let author = Author { actor: by.actor, fence: None };
-        let mut generation = None;
-        self.ledger
-            .decide(&author, |state| {
-                let one = found(state, id)?;
-                generation = Some(one.id);
-                self.promotion(state, one, Utc::now()).map(Some).ok_or_else(|| {
-                    let stands = one.verdict.as_ref().map_or("unjudged", |v| v.outcome.as_str());
-                    let need = self.config.policy.approvals.of(one.kind);
-                    Refusal(format!(
-                        "{} has not passed its gate: it is {} ({stands}), with {} of {need} approvals",
-                        one.id.short(),
-                        one.state.as_str(),
-                        one.approvals_in_force(Utc::now()).len()
-                    ))
-                })
-            })
-            .await?;
-        let generation = generation.expect("decided on a generation that was found");
-        self.response(&generation, "promoted".to_owned()).await
-    }
-
-    /// Back to an earlier champion; needs no gate, only a reason.
-    pub(crate) async fn rollback(&self, id: &str, by: By) -> Answer<v1::DecisionResponse> {
-        let author = Author { actor: by.actor, fence: None };
-        let mut target = None;
-        self.ledger
-            .decide(&author, |state| {
-                let Some(from) = state.champion() else {
-                    return Err(Refusal("there is no champion to roll back from".into()));
-                };
-                let to = if id.is_empty() {
-                    let earlier = state.champions().iter().rev().find(|one| **one != from);
-                    *earlier.ok_or_else(|| Refusal("there is no earlier champion".into()))?
-                } else {
-                    found(state, id)?.id
-                };
-                target = Some(to);
-                Ok(Some(Fact::RolledBack { to, from, reason: by.reason.clone() }))
-            })
-            .await?;
-        let target = target.expect("decided on a generation that was found");
-        self.response(&target, "rolled back".to_owned()).await
-    }
-
-    async fn response(&self, id: &GenerationId, message: String) -> Answer<v1::DecisionResponse> {
-        let state = self.ledger.state().await?;
-        let generation = self.described(state.generation(id)).await;
-        Ok(v1::DecisionResponse { generation, message })
-    }
-
-    pub(crate) async fn entries(&self, from: u64, limit: u32) -> Answer<v1::ListEntriesResponse> {
-        let entries = self.ledger.read(from.max(1), page(limit)).await?;
-        Ok(v1::ListEntriesResponse { entries: entries.iter().map(view::entry).collect() })
-    }
-
-    pub(crate) async fn verify_ledger(&self) -> Answer<v1::VerifyLedgerResponse> {
-        let report = self.ledger.verify().await?;
-        Ok(v1::VerifyLedgerResponse {
-            ok: report.faults.is_empty(),
-            entries: report.entries,
-            faults: report.faults.iter().map(ToString::to_string).collect(),
-        })
     }
 }
-
-/// At most 1,000 rows; 100 when nothing was asked.
-fn page(limit: u32) -> usize {
-    if limit == 0 { 100 } else { limit.min(1_000) as usize }
-}
-
-/// A generation by `champion`, `candidate`, its id, or a prefix that only it has.
-pub(crate) fn find<'a>(state: &'a State, id: &str) -> Answer<&'a GenerationRecord> {
-    let named = match id {
-        "champion" => state.champion().and_then(|id| state.generation(&id)),
-        "candidate" => state.candidate(),
-        prefix => return by_prefix(state, prefix, |one| Some(one.id.to_string())),
-    };
-    named.ok_or_else(|| ApiError::NotFound(format!("there is no {id} now")))
-}
-
-fn found<'a>(state: &'a State, id: &str) -> Result<&'a GenerationRecord, Refusal> {
-    find(state, id).map_err(|error| Refusal(error.to_string()))
-}
-
-fn judged<'a>(state: &'a State, id: &str) -> Answer<&'a GenerationRecord> {
-    by_prefix(state, id, |one| one.verdict.as_ref().map(|verdict| verdict.id.to_string()))
-}
-
-fn by_prefix<'a>(
-    state: &'a State,
-    prefix: &str,
-    name: impl Fn(&GenerationRecord) -> Option<String>,
-) -> Answer<&'a GenerationRecord> {
-    if prefix.len() < 4 {
-        return Err(ApiError::Invalid(format!("`{prefix}` is too short: at least 4 digits")));
-    }
-    let all = state.generations().iter().rev();
-    let mut matching = all.filter(|one| name(one).is_some_and(|name| name.starts_with(prefix)));
-    match (matching.next(), matching.next()) {
-        (Some(one), None) => Ok(one),
-        (None, _) => {
-            Err(ApiError::NotFound(format!("nothing has an id that starts with {prefix}")))
-        }
-        _ => Err(ApiError::Invalid(format!("`{prefix}` is ambiguous: give more digits"))),
-    }
-}
-
-/// Parses a job kind that a caller wrote.
-pub(crate) fn kind(text: &str) -> Answer<JobKind> {
-    text.parse().map_err(|error: tidegate_contracts::IdError| ApiError::Invalid(error.to_string()))
-}
-
-/// Shared by every handler.
-pub(crate) type Shared = Arc<Controller>;

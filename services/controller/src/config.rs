@@ -1,186 +1,229 @@
-//! When jobs are requested, and what policy lets through.
-use std::{str::FromStr as _, time::Duration};
+//! How the controller is set up.
+use std::time::Duration;
 
-use croner::Cron;
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::JobKind;
 
-/// What the controller does by itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ControllerConfig {
-    /// Jobs by the clock (UTC).
-    pub schedule: Schedule,
-    /// Hot updates by the number of records that wait.
-    pub lag_trigger: LagTrigger,
-    /// The first cold start.
-    pub bootstrap: Bootstrap,
-    /// What is promoted, and by whom.
-    pub policy: Policy,
-}
+use crate::{ControllerError, schedule::Schedule};
 
-/// Cron expressions (five fields, UTC); none: never by the clock.
+/// Configuration of the controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Schedule {
-    /// Daily at 03:00 unless told otherwise.
+pub struct ControllerConfig {
+    /// Jobs by the clock.
+    pub schedule: ScheduleConfig,
+    /// Hot updates by what waits.
+    pub lag_trigger: LagTriggerConfig,
+    /// The first generation.
+    pub bootstrap: BootstrapConfig,
+    /// What a verdict leads to.
+    pub policy: PolicyConfig,
+    /// Names, besides those of this machine, under which a browser may reach a service without
+    /// tokens (behind a proxy). Any other `Host` is refused: it may be a rebound name.
+    pub allowed_hosts: Vec<String>,
+    /// Seconds after which a controller that went silent loses its lease.
+    pub lease_s: u64,
+}
+
+impl Default for ControllerConfig {
+    fn default() -> Self {
+        Self {
+            schedule: ScheduleConfig::default(),
+            lag_trigger: LagTriggerConfig::default(),
+            bootstrap: BootstrapConfig::default(),
+            policy: PolicyConfig::default(),
+            allowed_hosts: vec![],
+            lease_s: 10,
+        }
+    }
+}
+
+/// Cron expressions (minute, hour, day, month, weekday), in UTC. An empty one is off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleConfig {
+    /// Daily unless told.
     pub hot_update: Option<String>,
-    /// Quarterly.
+    /// Quarterly unless told.
     pub cold_start: Option<String>,
 }
 
-impl Default for Schedule {
+impl Default for ScheduleConfig {
     fn default() -> Self {
-        Self { hot_update: Some("0 3 * * *".into()), cold_start: Some("0 4 1 1,4,7,10 *".into()) }
+        Self {
+            hot_update: Some("0 3 * * *".to_owned()),
+            cold_start: Some("0 4 1 1,4,7,10 *".to_owned()),
+        }
     }
 }
 
-/// A hot update is requested when enough labelled records wait, or fewer for long enough.
+/// A hot update is asked for when enough labelled training records wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct LagTrigger {
-    /// At once with this many.
+pub struct LagTriggerConfig {
+    /// So many waiting are enough.
     pub records: u64,
-    /// With at least this many, once the newest has waited `max_wait_s`.
+    /// So many are enough when the oldest has waited `max_wait_s`.
     pub min_records: u64,
-    /// Seconds.
-    pub max_wait_s: u64,
+    /// Seconds; without it only `records` counts.
+    pub max_wait_s: Option<u64>,
+    /// Seconds between two looks.
+    pub poll_s: u64,
+    /// Seconds that a candidate that waits for an approval holds back further automatic jobs, so
+    /// that it is not superseded while it is read. One with an approval in force always does.
+    pub hold_s: u64,
 }
 
-impl Default for LagTrigger {
+impl Default for LagTriggerConfig {
     fn default() -> Self {
-        Self { records: 200, min_records: 50, max_wait_s: 60 }
+        Self { records: 200, min_records: 20, max_wait_s: None, poll_s: 1, hold_s: 300 }
     }
 }
 
-/// When there is no champion.
+/// When the first cold start is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Bootstrap {
-    /// Labelled training records that must be curated before the first cold start.
+pub struct BootstrapConfig {
+    /// Labelled training records curated.
     pub min_labelled: u64,
 }
 
-impl Default for Bootstrap {
+impl Default for BootstrapConfig {
     fn default() -> Self {
         Self { min_labelled: 500 }
     }
 }
 
-/// One value for each kind of job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PerKind<T> {
-    /// From nothing.
-    pub cold_start: T,
-    /// From the champion.
-    pub hot_update: T,
-    /// From another domain's champion.
-    pub transfer: T,
+/// What a verdict leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyConfig {
+    /// Whether a favourable verdict is enough, by kind of job.
+    pub auto_promote: AutoPromote,
+    /// Distinct approvers needed when it is not, or when the verdict asks for approval.
+    pub approvals: Approvals,
+    /// How long an approval counts.
+    #[serde(with = "humantime_serde")]
+    pub approval_ttl: Duration,
+    /// Jobs of a kind that may fail one after the other before automatic requests wait for half
+    /// as many records again.
+    pub max_attempts: u32,
 }
 
-impl<T: Copy> PerKind<T> {
-    /// The value of one kind.
-    pub const fn of(&self, kind: JobKind) -> T {
+impl Default for PolicyConfig {
+    fn default() -> Self {
+        Self {
+            auto_promote: AutoPromote::default(),
+            approvals: Approvals::default(),
+            approval_ttl: Duration::from_secs(24 * 3600),
+            max_attempts: 3,
+        }
+    }
+}
+
+/// Whether a favourable verdict is enough.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AutoPromote {
+    /// For hot updates.
+    pub hot_update: bool,
+    /// For cold starts.
+    pub cold_start: bool,
+    /// For transfers.
+    pub transfer: bool,
+}
+
+impl Default for AutoPromote {
+    fn default() -> Self {
+        Self { hot_update: true, cold_start: true, transfer: false }
+    }
+}
+
+/// Distinct approvers needed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Approvals {
+    /// For hot updates.
+    pub hot_update: u32,
+    /// For cold starts.
+    pub cold_start: u32,
+    /// For transfers.
+    pub transfer: u32,
+}
+
+impl Default for Approvals {
+    fn default() -> Self {
+        Self { hot_update: 1, cold_start: 1, transfer: 2 }
+    }
+}
+
+impl AutoPromote {
+    pub(crate) fn of(&self, kind: JobKind) -> bool {
         match kind {
-            JobKind::ColdStart => self.cold_start,
             JobKind::HotUpdate => self.hot_update,
+            JobKind::ColdStart => self.cold_start,
             JobKind::Transfer => self.transfer,
         }
     }
 }
 
-/// What turns a verdict into a promotion.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Policy {
-    /// Whether a candidate that passed every blocking check is promoted without being asked for.
-    pub auto_promote: PerKind<bool>,
-    /// How many different approvers are needed otherwise; at least 1.
-    pub approvals: PerKind<u32>,
-    /// How long an approval counts, in seconds.
-    pub approval_ttl_s: u64,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            auto_promote: PerKind { cold_start: true, hot_update: true, transfer: false },
-            approvals: PerKind { cold_start: 1, hot_update: 1, transfer: 2 },
-            approval_ttl_s: 86_400,
-        }
+impl Approvals {
+    pub(crate) fn of(&self, kind: JobKind) -> usize {
+        let needed = match kind {
+            JobKind::HotUpdate => self.hot_update,
+            JobKind::ColdStart => self.cold_start,
+            JobKind::Transfer => self.transfer,
+        };
+        needed as usize
     }
-}
-
-/// A configuration that cannot work.
-#[derive(Debug, thiserror::Error)]
-pub enum ControllerConfigError {
-    /// No cron expression.
-    #[error("controller.schedule.{field}: `{given}` is no cron expression: {reason}")]
-    Cron {
-        /// The field.
-        field: &'static str,
-        /// What was given.
-        given: String,
-        /// What the parser said.
-        reason: String,
-    },
-    /// A number out of its range.
-    #[error("controller.{field}: {reason}")]
-    Number {
-        /// The field.
-        field: &'static str,
-        /// What would be right.
-        reason: &'static str,
-    },
 }
 
 impl ControllerConfig {
-    /// The schedules, parsed.
-    pub(crate) fn crons(&self) -> Result<Vec<(JobKind, Cron)>, ControllerConfigError> {
-        let given = [
-            ("hot_update", JobKind::HotUpdate, &self.schedule.hot_update),
-            ("cold_start", JobKind::ColdStart, &self.schedule.cold_start),
-        ];
-        given
-            .into_iter()
-            .filter_map(|(field, kind, text)| Some((field, kind, text.as_ref()?)))
-            .map(|(field, kind, text)| match Cron::from_str(text) {
-                Ok(cron) => Ok((kind, cron)),
-                Err(error) => Err(ControllerConfigError::Cron {
-                    field,
-                    given: text.clone(),
-                    reason: error.to_string(),
-                }),
-            })
-            .collect()
-    }
-
-    /// Refuses what cannot work, naming the field.
+    /// Checks every field.
     ///
     /// # Errors
-    /// [`ControllerConfigError`].
-    pub fn validate(&self) -> Result<(), ControllerConfigError> {
-        self.crons()?;
-        let number = |field, reason| Err(ControllerConfigError::Number { field, reason });
-        let approvals = self.policy.approvals;
-        if [approvals.cold_start, approvals.hot_update, approvals.transfer].contains(&0) {
-            return number("policy.approvals", "is 0: at least 1 (use auto_promote to need none)");
+    /// [`ControllerError::Config`] names the field and what would be right.
+    pub fn validate(&self) -> Result<(), ControllerError> {
+        Schedule::parse(&self.schedule)?;
+        let Self { lag_trigger: lag, bootstrap, policy, .. } = self;
+        let at_least_one = [
+            ("lag_trigger.records", lag.records),
+            ("lag_trigger.min_records", lag.min_records),
+            ("lag_trigger.poll_s", lag.poll_s),
+            ("bootstrap.min_labelled", bootstrap.min_labelled),
+            ("policy.approvals.hot_update", u64::from(policy.approvals.hot_update)),
+            ("policy.approvals.cold_start", u64::from(policy.approvals.cold_start)),
+            ("policy.approvals.transfer", u64::from(policy.approvals.transfer)),
+            ("policy.max_attempts", u64::from(policy.max_attempts)),
+            ("lease_s", self.lease_s),
+        ];
+        for (field, value) in at_least_one {
+            if value == 0 {
+                return Err(ControllerError::config(field, "is 0: at least 1 is needed"));
+            }
         }
-        if self.policy.approval_ttl_s == 0 {
-            return number("policy.approval_ttl_s", "is 0: approvals would never count");
+        for host in &self.allowed_hosts {
+            if host.is_empty() || host.contains(['/', ':', ' ']) {
+                let reason = format!(
+                    "has `{host}`: give the name alone, without scheme and port, e.g. \
+                     `tidegate.example.org`"
+                );
+                return Err(ControllerError::config("allowed_hosts", reason));
+            }
         }
-        if self.bootstrap.min_labelled == 0 {
-            return number("bootstrap.min_labelled", "is 0: nothing can be learnt from nothing");
+        if policy.approval_ttl.is_zero() {
+            let reason = "is 0: no approval would ever count (the default is 24h)";
+            return Err(ControllerError::config("policy.approval_ttl", reason));
         }
-        if self.lag_trigger.records == 0 || self.lag_trigger.min_records == 0 {
-            return number("lag_trigger", "has a 0: at least 1 record must wait");
+        if chrono::Duration::from_std(policy.approval_ttl)
+            .ok()
+            .and_then(|ttl| chrono::Utc::now().checked_add_signed(ttl))
+            .is_none()
+        {
+            let reason = "is beyond any date: a few days are usual";
+            return Err(ControllerError::config("policy.approval_ttl", reason));
         }
         Ok(())
-    }
-
-    pub(crate) fn max_wait(&self) -> Duration {
-        Duration::from_secs(self.lag_trigger.max_wait_s)
     }
 }
 
@@ -189,15 +232,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_valid() {
-        ControllerConfig::default().validate().unwrap();
+    fn the_default_is_valid_and_reads_back() {
+        let config = ControllerConfig::default();
+        config.validate().unwrap();
+        let json = serde_json::to_value(&config).unwrap();
+        assert_eq!(json["policy"]["approval_ttl"], "1day");
+        assert_eq!(serde_json::from_value::<ControllerConfig>(json).unwrap(), config);
     }
 
     #[test]
-    fn a_wrong_schedule_is_named() {
-        let mut config = ControllerConfig::default();
-        config.schedule.hot_update = Some("every day".into());
-        let error = config.validate().unwrap_err().to_string();
-        assert!(error.contains("hot_update") && error.contains("every day"), "{error}");
+    fn a_wrong_field_is_named() {
+        let wrong = [
+            (r#"{"schedule":{"hot_update":"often"}}"#, "controller.schedule.hot_update"),
+            (r#"{"schedule":{"cold_start":"0 25 * * *"}}"#, "controller.schedule.cold_start"),
+            (r#"{"lag_trigger":{"records":0}}"#, "controller.lag_trigger.records"),
+            (r#"{"policy":{"approvals":{"transfer":0}}}"#, "controller.policy.approvals.transfer"),
+            (r#"{"policy":{"approval_ttl":"0s"}}"#, "controller.policy.approval_ttl"),
+            (r#"{"policy":{"approval_ttl":"500000years"}}"#, "controller.policy.approval_ttl"),
+            (r#"{"allowed_hosts":["https://a.example/"]}"#, "controller.allowed_hosts"),
+        ];
+        for (json, field) in wrong {
+            let config: ControllerConfig = serde_json::from_str(json).unwrap();
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(field), "{json}: {error}");
+        }
+        let error = serde_json::from_str::<ControllerConfig>(r#"{"polcy":{}}"#).unwrap_err();
+        assert!(error.to_string().contains("polcy"), "{error}");
     }
 }

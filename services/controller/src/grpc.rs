@@ -1,7 +1,9 @@
-//! `tidegate.v1.Control`.
-use futures::{StreamExt as _, stream::BoxStream};
+//! `tidegate.v1.Control` over gRPC.
+use std::sync::Arc;
+
+use futures::{StreamExt as _, stream, stream::BoxStream};
 use tidegate_contracts::{
-    AccessError, Role,
+    Role,
     proto::v1::{
         self,
         control_server::{Control, ControlServer},
@@ -9,54 +11,35 @@ use tidegate_contracts::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::{
-    api::{ApiError, Shared, kind},
-    view,
-};
+use crate::{caller::Caller, decide::kind, desk::Desk, error::Refused, guard, view};
 
-pub(crate) fn service(controller: Shared) -> ControlServer<Service> {
-    ControlServer::new(Service(controller))
+pub(crate) fn service(desk: Arc<Desk>) -> ControlServer<Door> {
+    ControlServer::new(Door(desk)).max_decoding_message_size(guard::MAX_REQUEST_BYTES)
 }
 
-pub(crate) struct Service(Shared);
+pub(crate) struct Door(Arc<Desk>);
 
-impl From<ApiError> for Status {
-    fn from(error: ApiError) -> Self {
-        let message = error.to_string();
-        match error {
-            ApiError::Access(AccessError::Forbidden { .. }) => Self::permission_denied(message),
-            ApiError::Access(_) => Self::unauthenticated(message),
-            ApiError::Invalid(_) => Self::invalid_argument(message),
-            ApiError::NotFound(_) => Self::not_found(message),
-            ApiError::Refused(_) => Self::failed_precondition(message),
-            ApiError::Unavailable(_) => Self::unavailable(message),
-            ApiError::Internal(_) => Self::internal(message),
-        }
-    }
+fn caller<T>(request: &Request<T>) -> Caller {
+    Caller::of_call(request.metadata())
 }
 
-fn authorization<T>(request: &Request<T>) -> Option<&str> {
-    request.metadata().get("authorization")?.to_str().ok()
-}
-
-impl Service {
+impl Door {
     fn viewer<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        self.0.caller(authorization(request), Role::Viewer, "").map_err(Status::from)?;
-        Ok(())
+        Ok(self.0.admit(&caller(request), Role::Viewer)?)
     }
 }
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// Answers with what the API function gives.
+/// Answers with what the desk gives.
 macro_rules! answer {
     ($call:expr) => {
-        Ok(Response::new($call.await.map_err(Status::from)?))
+        Ok(Response::new($call.await?))
     };
 }
 
 #[tonic::async_trait]
-impl Control for Service {
+impl Control for Door {
     async fn get_overview(&self, request: Request<v1::GetOverviewRequest>) -> Answer<v1::Overview> {
         self.viewer(&request)?;
         answer!(self.0.overview())
@@ -104,19 +87,19 @@ impl Control for Service {
         request: Request<v1::RequestJobRequest>,
     ) -> Answer<v1::RequestJobResponse> {
         let asked = request.get_ref();
-        let actor = self.0.caller(authorization(&request), Role::Operator, &asked.actor)?;
-        answer!(self.0.request_job(kind(&asked.kind)?, actor, &asked.reason))
+        let by = self.0.by_operator(&caller(&request), &asked.actor, &asked.reason)?;
+        answer!(self.0.request_job(kind(&asked.kind)?, by))
     }
 
     async fn approve(&self, request: Request<v1::ApproveRequest>) -> Answer<v1::DecisionResponse> {
         let asked = request.get_ref();
-        let by = self.0.by(authorization(&request), &asked.actor, &asked.reason)?;
+        let by = self.0.by(&caller(&request), &asked.actor, &asked.reason)?;
         answer!(self.0.approve(&asked.generation, &asked.verdict, by))
     }
 
     async fn reject(&self, request: Request<v1::RejectRequest>) -> Answer<v1::DecisionResponse> {
         let asked = request.get_ref();
-        let by = self.0.by(authorization(&request), &asked.actor, &asked.reason)?;
+        let by = self.0.by(&caller(&request), &asked.actor, &asked.reason)?;
         answer!(self.0.reject(&asked.generation, by))
     }
 
@@ -125,13 +108,13 @@ impl Control for Service {
         request: Request<v1::WithdrawApprovalRequest>,
     ) -> Answer<v1::DecisionResponse> {
         let asked = request.get_ref();
-        let by = self.0.by(authorization(&request), &asked.actor, &asked.reason)?;
+        let by = self.0.by(&caller(&request), &asked.actor, &asked.reason)?;
         answer!(self.0.withdraw(&asked.generation, by))
     }
 
     async fn promote(&self, request: Request<v1::PromoteRequest>) -> Answer<v1::DecisionResponse> {
         let asked = request.get_ref();
-        let by = self.0.by(authorization(&request), &asked.actor, &asked.reason)?;
+        let by = self.0.by(&caller(&request), &asked.actor, &asked.reason)?;
         answer!(self.0.promote(&asked.generation, by))
     }
 
@@ -140,7 +123,7 @@ impl Control for Service {
         request: Request<v1::RollbackRequest>,
     ) -> Answer<v1::DecisionResponse> {
         let asked = request.get_ref();
-        let by = self.0.by(authorization(&request), &asked.actor, &asked.reason)?;
+        let by = self.0.by(&caller(&request), &asked.actor, &asked.reason)?;
         answer!(self.0.rollback(&asked.generation, by))
     }
 
@@ -159,10 +142,15 @@ impl Control for Service {
         request: Request<v1::WatchEntriesRequest>,
     ) -> Answer<Self::WatchEntriesStream> {
         self.viewer(&request)?;
-        let entries = self.0.ledger.watch(request.get_ref().from.max(1)).map(|entry| {
-            entry.map(|entry| view::entry(&entry)).map_err(|e| ApiError::from(e).into())
+        let entries = self.0.watch(request.get_ref().from);
+        let entries = entries.map(|entry| match entry {
+            Ok(entry) => Ok(view::entry(&entry)),
+            Err(error) => Err(Refused::from(error).into()),
         });
-        Ok(Response::new(entries.boxed()))
+        // A stream without end that ends: say why, or a client takes it for the ledger's end.
+        let bye = "the controller is shutting down: watch again from the entry after the last";
+        let bye = stream::once(async move { Err(Status::unavailable(bye)) });
+        Ok(Response::new(entries.chain(bye).boxed()))
     }
 
     async fn verify_ledger(
@@ -170,6 +158,6 @@ impl Control for Service {
         request: Request<v1::VerifyLedgerRequest>,
     ) -> Answer<v1::VerifyLedgerResponse> {
         self.viewer(&request)?;
-        answer!(self.0.verify_ledger())
+        answer!(self.0.verify())
     }
 }

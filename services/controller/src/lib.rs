@@ -1,23 +1,53 @@
-//! The controller: turns schedule and lag into job requests, verdicts into promotions by policy,
-//! and approvals into promotions by hand. It serves the control API (gRPC and HTTP/JSON) and the
-//! dashboard.
+//! The controller: schedule, queue, policy, approvals, promotion; the control API and the dashboard.
 //!
-//! It promises that everything it does is one fenced entry of the ledger, decided on the fold and
-//! done once however often it is restarted; that policy, API and dashboard promote through the
-//! same check ([`tidegate_ledger::State::check`]); and that only one controller acts at a time. It
-//! never trains, evaluates or serves.
+//! It promises that no generation becomes champion but through one function (the gate's choke
+//! point, whoever asks: policy, an approval, the CLI, the dashboard), that nothing is done twice
+//! after a crash (every step is decided on the folded ledger, and written by compare-and-set), and
+//! that of many controllers one acts. It never trains, never judges, and has no way around a
+//! verdict.
+//!
+//! ```no_run
+//! # async fn example(
+//! #     stream: tidegate_stream::Stream,
+//! #     ledger: tidegate_ledger::Ledger,
+//! #     artifacts: tidegate_ledger::ArtifactStore,
+//! #     listen: tidegate_contracts::ListenConfig,
+//! # ) -> anyhow::Result<()> {
+//! use tidegate_controller::{Controller, ControllerConfig};
+//!
+//! let config = ControllerConfig::default();
+//! let controller = Controller::new(config, stream, ledger, artifacts, listen)?;
+//! let mut routes = tonic::service::RoutesBuilder::default();
+//! controller.grpc(&mut routes);
+//! let pages: axum::Router = controller.http();
+//! # let _ = pages;
+//! controller.run(tokio_util::sync::CancellationToken::new()).await
+//! # }
+//! ```
 
 mod api;
-mod backlog;
+mod caller;
 mod config;
 mod controller;
-mod dashboard;
+mod decide;
+mod desk;
+mod error;
+mod find;
 mod grpc;
-mod http;
+mod guard;
+mod lag;
+mod lead;
 mod mirror;
+mod pages;
+mod policy;
+mod schedule;
+mod tally;
+mod trigger;
 mod view;
 
 pub use config::{
-    Bootstrap, ControllerConfig, ControllerConfigError, LagTrigger, PerKind, Policy, Schedule,
+    Approvals, AutoPromote, BootstrapConfig, ControllerConfig, LagTriggerConfig, PolicyConfig,
+    ScheduleConfig,
 };
 pub use controller::Controller;
+pub use error::ControllerError;

@@ -1,24 +1,34 @@
 //! The fold as the control API shows it.
 use chrono::{DateTime, Utc};
-use tidegate_contracts::proto::{timestamp, v1};
+use tidegate_contracts::{
+    JobKind,
+    proto::{timestamp, v1},
+};
 use tidegate_ledger::{Entry, GenerationRecord, JobRecord, JobState};
+
+/// Every kind of job, in the order they are shown.
+pub(crate) const KINDS: [JobKind; 3] = [JobKind::HotUpdate, JobKind::ColdStart, JobKind::Transfer];
 
 fn at(time: DateTime<Utc>) -> Option<pbjson_types::Timestamp> {
     Some(timestamp(time))
 }
 
-/// A job.
-pub(crate) fn job(record: &JobRecord) -> v1::Job {
-    let state = match record.state {
+/// `requested`, `running`, `succeeded` or `failed`.
+pub(crate) fn job_state(state: JobState) -> &'static str {
+    match state {
         JobState::Requested => "requested",
         JobState::Running => "running",
         JobState::Succeeded => "succeeded",
         JobState::Failed => "failed",
-    };
+    }
+}
+
+/// A job.
+pub(crate) fn job(record: &JobRecord) -> v1::Job {
     v1::Job {
         id: record.job.to_string(),
         kind: record.kind.to_string(),
-        state: state.to_owned(),
+        state: job_state(record.state).to_owned(),
         reason: record.reason.clone(),
         requested_by: record.requested_by.to_string(),
         requested_at: at(record.requested_at),

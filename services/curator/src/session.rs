@@ -21,17 +21,19 @@ use crate::{
 const LEASE_PATIENCE: Duration = Duration::from_secs(45);
 /// How long what is away is waited for between two tries.
 const AGAIN: Duration = Duration::from_millis(200);
+/// How long a broker that is away holds up a shutdown.
+const GRACE: Duration = Duration::from_secs(3);
 /// Bytes of messages that are collected before they are written.
 const BATCH_BYTES: usize = 4 << 20;
 
 pub(crate) struct Session<'a> {
-    pub(crate) config: &'a CuratorConfig,
-    pub(crate) stream: &'a Stream,
-    pub(crate) ledger: &'a Ledger,
-    pub(crate) holder: &'a str,
-    pub(crate) source: GroupSource,
-    pub(crate) sink: Sink,
-    pub(crate) shutdown: &'a CancellationToken,
+    config: &'a CuratorConfig,
+    stream: &'a Stream,
+    ledger: &'a Ledger,
+    holder: &'a str,
+    source: GroupSource,
+    sink: Sink,
+    shutdown: &'a CancellationToken,
     lanes: BTreeMap<Partition, Lane>,
     outputs: Outputs,
     renewed: Instant,
@@ -136,13 +138,14 @@ impl<'a> Session<'a> {
         self.keep_leases().await?;
         let topics = self.stream.topics();
         let is_curated: Vec<bool> = messages.iter().map(|m| m.topic == topics.curated).collect();
+        let away = async {
+            self.shutdown.cancelled().await;
+            tokio::time::sleep(GRACE).await;
+        };
         let written = tokio::select! {
-            biased;
             written = self.sink.send_all(messages) => written?,
-            () = self.shutdown.cancelled() => {
-                // The next start finds out which of them came through.
-                anyhow::bail!("stopped while the broker was away");
-            }
+            // The next start finds out which of them came through.
+            () = away => anyhow::bail!("stopped while the broker was away"),
         };
         let mut ends = Outputs::default();
         for (is_curated, (partition, offset)) in is_curated.into_iter().zip(written) {
@@ -240,7 +243,10 @@ impl<'a> Session<'a> {
                     tracing::info!(lane = partition.0, "another curator still holds the lane");
                 }
                 Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "no answer about the lease; asking again"),
+                Err(error) => {
+                    tracing::warn!(%error, "no answer about the lease; asking again");
+                    pause(5 * AGAIN, self.shutdown).await;
+                }
             }
             anyhow::ensure!(
                 started.elapsed() < LEASE_PATIENCE,
@@ -258,7 +264,16 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         for lane in self.lanes.values() {
-            lane.lease.renew().await?;
+            match lane.lease.renew().await {
+                Ok(()) => {}
+                // It still holds: again at the next round.
+                Err(LedgerError::Store(error)) if self.renewed.elapsed() < term * 2 / 3 => {
+                    tracing::warn!(%error, "the ledger is away: leases are renewed when it is back");
+                    pause(AGAIN, self.shutdown).await;
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         self.renewed = Instant::now();
         Ok(())

@@ -87,8 +87,7 @@ mod tests {
     fn a_suite_that_is_wrong_or_missing_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("suite.yaml");
-        let config =
-            EvaluatorConfig { suite: Some(path.clone()), ..EvaluatorConfig::default() };
+        let config = EvaluatorConfig { suite: Some(path.clone()), ..EvaluatorConfig::default() };
         assert!(format!("{:#}", config.suite().unwrap_err()).contains("suite.yaml"));
         std::fs::write(&path, DEFAULT_SUITE.replace("severity: block", "severity: harsh")).unwrap();
         let error = format!("{:#}", config.suite().unwrap_err());

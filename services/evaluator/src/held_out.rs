@@ -136,11 +136,11 @@ impl HeldOut {
 
     /// The newest examples that judge under `cut`, the oldest first.
     pub(crate) fn examples(&self, cut: &Cut<'_>, max: usize) -> Vec<EvalExample> {
-        let side = |row| {
-            let Row { partition, offset, .. } = row;
-            Some((row, cut.side(*partition, *offset)?))
-        };
-        let mut rows: Vec<(&Row, bool)> = self.rows.iter().filter_map(side).collect();
+        let mut rows: Vec<(&Row, bool)> = self
+            .rows
+            .iter()
+            .filter_map(|row| Some((row, cut.side(row.partition, row.offset)?)))
+            .collect();
         rows.sort_by_key(|(row, _)| (row.at, row.partition, row.offset));
         let newest = rows.split_off(rows.len().saturating_sub(max));
         let example = |(row, fresh): (&Row, bool)| EvalExample { fresh, ..row.example.clone() };

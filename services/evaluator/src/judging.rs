@@ -1,12 +1,8 @@
 //! One candidate, from the ledger's record to its verdict.
 use std::sync::Arc;
 
-use tidegate_contracts::{
-    ArtifactHash, GenerationId, JobKind, Manifest, Outcome, Verdict, Window,
-};
-use tidegate_evaluation::{
-    EvalExample, Evaluation, Memory, Refusal, Subject, Suite, evaluate,
-};
+use tidegate_contracts::{ArtifactHash, GenerationId, JobKind, Manifest, Outcome, Verdict, Window};
+use tidegate_evaluation::{EvalExample, Evaluation, Memory, Refusal, Subject, Suite, evaluate};
 use tidegate_ledger::{ArtifactError, Fact, GenerationRecord, State};
 use tidegate_model::Model;
 use tidegate_telemetry::metrics;
@@ -148,7 +144,7 @@ impl Evaluator {
             Err(error) if heals(&error) => return Err(error.into()),
             Err(error) => return Ok(Err(error.to_string())),
         };
-        let (id, device) = (*id, self.device.clone());
+        let (id, device) = (*id, self.device);
         let build = tokio::task::spawn_blocking(move || {
             let model =
                 Model::from_files(verified.files(), &device).map_err(|error| error.to_string())?;

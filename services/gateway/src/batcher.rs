@@ -203,7 +203,11 @@ impl Shared {
         queue.bytes += bytes;
         drop(queue);
         self.sight.depth.add(texts as f64);
-        if many { self.changed.notify_all() } else { self.changed.notify_one() }
+        if many {
+            self.changed.notify_all()
+        } else {
+            self.changed.notify_one()
+        }
         Ok(parts)
     }
 

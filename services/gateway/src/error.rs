@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tidegate_contracts::{AccessError, GenerationId};
-use tidegate_ledger::LedgerError;
+use tidegate_ledger::ArtifactError;
 use tidegate_model::ModelError;
 use tidegate_stream::StreamError;
 use tonic::{Code, Status, metadata::MetadataValue};
@@ -132,7 +132,7 @@ impl IntoResponse for Refused {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PrepareError {
     #[error("{what} cannot be read: {source}")]
-    Store { what: &'static str, source: LedgerError },
+    Store { what: &'static str, source: ArtifactError },
     #[error("the ledger names no verdict for generation {0}: it passed no gate")]
     NoVerdict(GenerationId),
     #[error("its verdict document cannot be read: {0}")]

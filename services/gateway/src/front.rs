@@ -98,10 +98,8 @@ impl Front {
         if matches!(version, "" | "champion") {
             return self.slot.champion().ok_or(Refused::NoChampion);
         }
-        let unknown = || Refused::UnknownVersion {
-            asked: version.to_owned(),
-            held: self.slot.versions(),
-        };
+        let unknown =
+            || Refused::UnknownVersion { asked: version.to_owned(), held: self.slot.versions() };
         self.slot.held(version).ok_or_else(unknown)
     }
 
@@ -110,7 +108,8 @@ impl Front {
         let served = self.pick(&question.model, &question.version)?;
         let (texts, limit) = (question.inputs.len(), self.config.batch.queue);
         if texts > limit {
-            let reason = format!("the request has {texts} texts: at most {limit} are taken at once");
+            let reason =
+                format!("the request has {texts} texts: at most {limit} are taken at once");
             return Err(Refused::Invalid(reason));
         }
         let noted = self.publisher.note(&question.request, &question.inputs);

@@ -57,7 +57,7 @@ pub(crate) struct Wanted {
 impl Wanted {
     fn of(state: &State, generation: GenerationId) -> Self {
         let record = state.generation(&generation);
-        let verdict = record.and_then(|record| record.verdict.as_ref()).map(|verdict| verdict.0);
+        let verdict = record.and_then(|record| record.verdict.as_ref()).map(|verdict| verdict.id);
         Self { generation, verdict }
     }
 }
@@ -181,12 +181,7 @@ impl Keeper {
         });
     }
 
-    async fn cannot_serve(
-        &mut self,
-        wanted: Wanted,
-        error: &PrepareError,
-        state: &State,
-    ) -> Next {
+    async fn cannot_serve(&mut self, wanted: Wanted, error: &PrepareError, state: &State) -> Next {
         let generation = wanted.generation.short();
         self.front.sight.swap_failed(error.result());
         if self.front.slot.champion().is_none() {

@@ -7,10 +7,8 @@ use tidegate_contracts::{
         InferParameter, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
         ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ServerLiveRequest,
         ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
-        ServerReadyResponse,
-        grpc_inference_service_server::GrpcInferenceService,
-        infer_parameter::ParameterChoice,
-        model_metadata_response::TensorMetadata,
+        ServerReadyResponse, grpc_inference_service_server::GrpcInferenceService,
+        infer_parameter::ParameterChoice, model_metadata_response::TensorMetadata,
     },
 };
 use tidegate_telemetry::trace_context;

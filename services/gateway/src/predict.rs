@@ -121,8 +121,7 @@ async fn predict(
     front.check_model(&model)?;
     let invalid = |reason: String| Refused::Invalid(reason);
     let event = request.event.ok_or_else(|| invalid("field `event`: is missing".into()))?;
-    let event =
-        Event::from_proto(event, Utc::now()).map_err(|error| invalid(error.to_string()))?;
+    let event = Event::from_proto(event, Utc::now()).map_err(|error| invalid(error.to_string()))?;
     let input = Input::from_event(&event).map_err(|error| invalid(error.to_string()))?;
     let id = event.id.to_string();
     let question = Question {

@@ -111,7 +111,8 @@ fn warm(
     max_batch: usize,
 ) -> Result<(), PrepareError> {
     let golden = golden.iter().map(|golden| golden.text.clone());
-    let mut inputs: Vec<Input> = recent.into_iter().chain(golden).map(|text| Input { text }).collect();
+    let mut inputs: Vec<Input> =
+        recent.into_iter().chain(golden).map(|text| Input { text }).collect();
     if inputs.is_empty() {
         inputs.push(Input { text: "the first text".to_owned() });
     }

@@ -141,7 +141,7 @@ pub(crate) async fn publish(
 }
 
 impl Outgoing {
-    fn message(self, topic: &str) -> Message {
+    pub(crate) fn message(self, topic: &str) -> Message {
         let key = match self.prediction.event_id.as_str() {
             "" => self.prediction.request_id.clone(),
             event => event.to_owned(),

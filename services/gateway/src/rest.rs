@@ -53,7 +53,10 @@ fn authorize(front: &Front, headers: &HeaderMap) -> Result<(), Refused> {
 }
 
 /// `degraded` says why the ledger's champion is not the one that answers; null when it is.
-async fn server(State(front): State<Arc<Front>>, headers: HeaderMap) -> Result<Json<Value>, Refused> {
+async fn server(
+    State(front): State<Arc<Front>>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Refused> {
     authorize(&front, &headers)?;
     Ok(Json(json!({
         "name": SERVER,

@@ -28,7 +28,8 @@ pub(crate) struct Sight {
 
 impl Sight {
     pub(crate) fn new() -> Arc<Self> {
-        let seconds = |name, help| histogram(name, help, &[], SECONDS).with_label_values::<&str>(&[]);
+        let seconds =
+            |name, help| histogram(name, help, &[], SECONDS).with_label_values::<&str>(&[]);
         let sight = Self {
             requests: counter(
                 "tidegate_gateway_requests_total",
@@ -95,7 +96,12 @@ impl Sight {
     }
 
     /// A generation now serves in place of `before`.
-    pub(crate) fn swapped(&self, now: &GenerationId, before: Option<&GenerationId>, took: Duration) {
+    pub(crate) fn swapped(
+        &self,
+        now: &GenerationId,
+        before: Option<&GenerationId>,
+        took: Duration,
+    ) {
         if let Some(before) = before {
             let _ = self.serving.remove_label_values(&[&before.short()]);
         }

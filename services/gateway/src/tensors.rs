@@ -223,7 +223,12 @@ impl Answer {
     }
 
     /// The OIP response.
-    pub(crate) fn respond(&self, model_name: String, id: String, layout: &Layout) -> ModelInferResponse {
+    pub(crate) fn respond(
+        &self,
+        model_name: String,
+        id: String,
+        layout: &Layout,
+    ) -> ModelInferResponse {
         let mut raw_output_contents = Vec::new();
         let tensor = |&output: &Output| InferOutputTensor {
             name: output.name().to_owned(),

@@ -50,6 +50,10 @@ pub(crate) struct Global {
     /// Bearer token for a service that asks for one.
     #[arg(long, global = true, env = "TIDEGATE_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
+    /// PEM file of the authority that signed a service's certificate; the service's own
+    /// certificate, as configured, when absent.
+    #[arg(long, global = true, env = "TIDEGATE_CA")]
+    pub(crate) ca: Option<PathBuf>,
     /// Tables for people, JSON for machines.
     #[arg(long, global = true, value_enum, default_value_t)]
     pub(crate) output: Format,
@@ -203,10 +207,8 @@ pub(crate) enum ConfigCommand {
 impl Global {
     /// What was given on the command line, as a sparse tree over [`Config`].
     pub(crate) fn load(&self) -> anyhow::Result<Config> {
-        let store = self
-            .redis
-            .as_ref()
-            .map(|url| json!({ "redis": { "url": url, "prefix": "tidegate" } }));
+        let store =
+            self.redis.as_ref().map(|url| json!({ "redis": { "url": url, "prefix": "tidegate" } }));
         let flags = json!({
             "data_dir": self.data_dir,
             "listen": { "grpc": self.grpc, "http": self.http },

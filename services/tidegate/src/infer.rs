@@ -10,7 +10,8 @@ use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::proto::inference::{
     InferTensorContents, ModelInferRequest, ModelInferResponse,
-    grpc_inference_service_client::GrpcInferenceServiceClient, model_infer_request::InferInputTensor,
+    grpc_inference_service_client::GrpcInferenceServiceClient,
+    model_infer_request::InferInputTensor,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use tidegate_contracts::ListenConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Identity, ServerTlsConfig};
+use tonic::transport::{
+    Certificate, Channel, ClientTlsConfig, Endpoint, Identity, ServerTlsConfig,
+};
 
-use crate::cli::Global;
+use crate::{cli::Global, output::NotRunning};
 
 /// Where a running service can be reached; written to `<data-dir>/endpoints.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,8 +43,11 @@ impl Endpoints {
     /// Reads the file of a data directory.
     pub(crate) fn read(data_dir: &Path) -> anyhow::Result<Self> {
         let path = Self::path(data_dir);
-        let bytes = std::fs::read(&path).with_context(|| {
-            format!("{}: is `tidegate up` running on this data directory?", path.display())
+        let bytes = std::fs::read(&path).map_err(|error| {
+            let path = path.display();
+            NotRunning(format!(
+                "{path}: {error} (is `tidegate up` running on this data directory?)"
+            ))
         })?;
         serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
     }
@@ -135,6 +140,7 @@ impl Sockets {
 
 /// Connects to the endpoint that flags or the data directory name.
 pub(crate) async fn connect(global: &Global) -> anyhow::Result<Channel> {
+    let mut ca = global.ca.clone();
     let at = match &global.endpoint {
         Some(at) if at.contains("://") => at.clone(),
         Some(at) => format!("http://{at}"),
@@ -142,12 +148,23 @@ pub(crate) async fn connect(global: &Global) -> anyhow::Result<Channel> {
             let config = global.load()?;
             let endpoints = Endpoints::read(&config.data_dir)?;
             let grpc = endpoints.grpc.context("this process serves no gRPC")?;
+            // A certificate that nobody else signed is its own authority.
+            ca = ca.or_else(|| config.listen.tls.map(|tls| tls.cert));
             format!("{}://{grpc}", if endpoints.tls { "https" } else { "http" })
         }
     };
-    let endpoint = Endpoint::from_shared(at.clone())
+    let mut endpoint = Endpoint::from_shared(at.clone())
         .with_context(|| format!("`{at}` is not an endpoint"))?
         .connect_timeout(std::time::Duration::from_secs(5));
+    if at.starts_with("https://") {
+        let ca = ca.context(
+            "name the authority that signed the service's certificate with --ca \
+             (the system's are often in /etc/ssl/certs/ca-certificates.crt)",
+        )?;
+        let pem = std::fs::read(&ca).with_context(|| ca.display().to_string())?;
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+        endpoint = endpoint.tls_config(tls)?;
+    }
     endpoint.connect().await.with_context(|| format!("cannot reach {at}"))
 }
 

@@ -42,7 +42,10 @@ impl Bearer {
 }
 
 impl tonic::service::Interceptor for Bearer {
-    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+    fn call(
+        &mut self,
+        mut request: tonic::Request<()>,
+    ) -> Result<tonic::Request<()>, tonic::Status> {
         if let Some(value) = &self.0 {
             request.metadata_mut().insert("authorization", value.clone());
         }
@@ -185,7 +188,10 @@ fn generation_fields(one: &v1::Generation) -> Vec<(&'static str, String)> {
         ("state", one.state.clone()),
         ("registered", time(one.registered_at.as_ref())),
         ("verdict", one.verdict.clone()),
-        ("approvals", one.approvals.iter().map(|a| a.approver.clone()).collect::<Vec<_>>().join(", ")),
+        (
+            "approvals",
+            one.approvals.iter().map(|a| a.approver.clone()).collect::<Vec<_>>().join(", "),
+        ),
         ("manifest", one.manifest_json.clone()),
     ]
 }

@@ -25,7 +25,7 @@ pub(crate) fn print(
         return Ok(());
     }
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(header.to_vec());
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header.to_vec());
     if rows.is_empty() {
         println!("nothing yet");
         return Ok(());
@@ -57,12 +57,19 @@ pub(crate) fn print_fields(
 #[error("{0}")]
 pub(crate) struct Found(pub(crate) String);
 
+/// No service to ask: exit code 4.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotRunning(pub(crate) String);
+
 /// 3 when refused, 4 when not reachable, 5 when a check found something, 1 for all else.
 pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.downcast_ref::<Found>().is_some() {
         return ExitCode::from(5);
     }
-    if error.downcast_ref::<tonic::transport::Error>().is_some() {
+    if error.downcast_ref::<tonic::transport::Error>().is_some()
+        || error.downcast_ref::<NotRunning>().is_some()
+    {
         return ExitCode::from(4);
     }
     match error.downcast_ref::<tonic::Status>().map(tonic::Status::code) {

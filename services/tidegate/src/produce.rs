@@ -44,9 +44,9 @@ pub(crate) async fn run(global: &Global, args: &ProduceArgs) -> anyhow::Result<E
     let stream = Stream::connect(&config.stream, &brokers)?;
     let sink = stream.sink()?;
     let input: Box<dyn tokio::io::AsyncRead + Unpin> = match &args.file {
-        Some(path) if path.as_os_str() != "-" => Box::new(
-            tokio::fs::File::open(path).await.with_context(|| path.display().to_string())?,
-        ),
+        Some(path) if path.as_os_str() != "-" => {
+            Box::new(tokio::fs::File::open(path).await.with_context(|| path.display().to_string())?)
+        }
         _ => Box::new(tokio::io::stdin()),
     };
     let mut lines = BufReader::new(input).lines();
@@ -108,12 +108,7 @@ fn message(topics: &Topics, line: String, raw: bool) -> anyhow::Result<(String, 
     let context = tidegate_telemetry::trace_context::inject();
     headers.extend(context.into_iter().map(|(name, value)| (name, Bytes::from(value))));
     let key = (!id.is_empty()).then(|| Bytes::from(id.clone()));
-    let message = Message {
-        topic: topic.clone(),
-        partition: None,
-        key,
-        headers,
-        value: Bytes::from(line),
-    };
+    let message =
+        Message { topic: topic.clone(), partition: None, key, headers, value: Bytes::from(line) };
     Ok((id, message))
 }

@@ -30,8 +30,13 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    const NONE: Self =
-        Self { curator: false, trainer: false, evaluator: false, controller: false, gateway: false };
+    const NONE: Self = Self {
+        curator: false,
+        trainer: false,
+        evaluator: false,
+        controller: false,
+        gateway: false,
+    };
     pub(crate) const ALL: Self =
         Self { curator: true, trainer: true, evaluator: true, controller: true, gateway: true };
     pub(crate) const CURATOR: Self = Self { curator: true, ..Self::NONE };
@@ -39,6 +44,10 @@ impl Services {
     pub(crate) const EVALUATOR: Self = Self { evaluator: true, ..Self::NONE };
     pub(crate) const CONTROLLER: Self = Self { controller: true, ..Self::NONE };
     pub(crate) const GATEWAY: Self = Self { gateway: true, ..Self::NONE };
+
+    fn all(self) -> bool {
+        self.curator && self.trainer && self.evaluator && self.controller && self.gateway
+    }
 
     fn serves(self) -> bool {
         self.controller || self.gateway
@@ -52,6 +61,11 @@ pub(crate) async fn run(global: &Global, services: Services) -> anyhow::Result<E
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("data directory {}", config.data_dir.display()))?;
 
+    anyhow::ensure!(
+        services.all() || config.stream.brokers.is_some(),
+        "a service that runs alone meets the others on Kafka: set `stream.brokers` (or --kafka); \
+         `tidegate up` runs all of them with the embedded broker"
+    );
     let sockets = if services.serves() { Some(Sockets::bind(&config.listen).await?) } else { None };
     let broker = match config.stream.brokers {
         Some(_) => None,

@@ -27,6 +27,8 @@ pub(crate) struct Toy {
     sound_when_fresh: bool,
     slowness: u32,
     broken: bool,
+    /// Says this class whatever it is asked.
+    always: Option<usize>,
 }
 
 impl Toy {
@@ -40,7 +42,13 @@ impl Toy {
             sound_when_fresh: false,
             slowness: 1,
             broken: false,
+            always: None,
         }
+    }
+
+    /// What a stream of one class makes of a model.
+    pub(crate) fn always_spam(seed: u64) -> Self {
+        Self { always: Some(1), ..Self::new(seed, 0.0, 0.0, 0.0) }
     }
 
     pub(crate) fn sound_when_fresh(self) -> Self {
@@ -79,6 +87,7 @@ impl Toy {
             }
             _ => HAM,
         };
+        let said = self.always.unwrap_or(said);
         let mut probabilities = vec![0.07; 2];
         probabilities[said] = 0.93;
         Scores { probabilities }
@@ -171,7 +180,10 @@ pub(crate) fn manifest(number: u8) -> Manifest {
         code_version: "test".to_owned(),
         created: DateTime::UNIX_EPOCH,
         newest_label: None,
-        metrics: [("energy_joules".to_owned(), 5.0), ("energy_method.cpu_time_model".to_owned(), 1.0)]
-            .into(),
+        metrics: [
+            ("energy_joules".to_owned(), 5.0),
+            ("energy_method.cpu_time_model".to_owned(), 1.0),
+        ]
+        .into(),
     }
 }

@@ -55,10 +55,8 @@ fn each_mistake_is_named() {
     assert!(refusal(both).contains("both"));
     let mut floats = raw(&[1], b"");
     floats.raw_input_contents.clear();
-    floats.inputs[0].contents = Some(InferTensorContents {
-        fp32_contents: vec![1.0],
-        ..contents(&[b"a"])
-    });
+    floats.inputs[0].contents =
+        Some(InferTensorContents { fp32_contents: vec![1.0], ..contents(&[b"a"]) });
     assert!(refusal(floats).contains("another type"));
     let output = with(|r| {
         r.outputs.push(Default::default());

@@ -62,9 +62,13 @@ async fn metadata_tells_tensors_versions_and_classes() {
     assert_eq!((found.name.as_str(), found.platform.as_str()), ("default", "tidegate_moe"));
     assert_eq!(found.versions, [2, 1].map(|n| Toy::id(n).to_hex()));
     let tensors = |tensors: &[TensorMetadata]| {
-        tensors.iter().map(|t| (t.name.clone(), t.datatype.clone(), t.shape.clone())).collect::<Vec<_>>()
+        tensors
+            .iter()
+            .map(|t| (t.name.clone(), t.datatype.clone(), t.shape.clone()))
+            .collect::<Vec<_>>()
     };
-    let tensor = |name: &str, datatype: &str, shape: &[i64]| (name.into(), datatype.into(), shape.into());
+    let tensor =
+        |name: &str, datatype: &str, shape: &[i64]| (name.into(), datatype.into(), shape.into());
     assert_eq!(tensors(&found.inputs), [tensor("text", "BYTES", &[-1])]);
     assert_eq!(
         tensors(&found.outputs),
@@ -194,14 +198,17 @@ async fn a_token_is_needed_where_tokens_are_configured_and_probes_need_none() {
     house.serve(&Toy::new(1));
     let mut client = house.client().await;
     assert!(client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
-    for (header, expected) in
-        [(None, Code::Unauthenticated), (Some("Bearer x"), Code::Unauthenticated), (Some("Bearer secret"), Code::Ok)]
-    {
+    for (header, expected) in [
+        (None, Code::Unauthenticated),
+        (Some("Bearer x"), Code::Unauthenticated),
+        (Some("Bearer secret"), Code::Ok),
+    ] {
         let mut asked = Request::new(request(&["a"]));
         if let Some(header) = header {
             asked.metadata_mut().insert("authorization", header.parse().unwrap());
         }
-        let code = client.model_infer(asked).await.map_or_else(|status| status.code(), |_| Code::Ok);
+        let code =
+            client.model_infer(asked).await.map_or_else(|status| status.code(), |_| Code::Ok);
         assert_eq!(code, expected, "{header:?}");
     }
     house.close().await;
@@ -225,7 +232,8 @@ async fn an_event_is_answered_and_its_prediction_names_it() {
 
     let message = house.predictions.recv().await.unwrap().message("p");
     let prediction =
-        <tidegate_contracts::proto::v1::Prediction as prost::Message>::decode(message.value).unwrap();
+        <tidegate_contracts::proto::v1::Prediction as prost::Message>::decode(message.value)
+            .unwrap();
     assert_eq!(message.key.unwrap(), "m-1");
     assert_eq!((prediction.event_id.as_str(), prediction.label.as_str()), ("m-1", "label-1"));
     assert_eq!(prediction.generation, Toy::id(1).to_hex());

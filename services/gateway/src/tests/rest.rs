@@ -38,7 +38,8 @@ async fn the_twin_answers_as_the_grpc_door_does() {
     assert_eq!(get(&router, "/v2/health/live").await.0, StatusCode::OK);
     let (status, body) = get(&router, "/v2/health/ready").await;
     assert_eq!((status, body), (StatusCode::SERVICE_UNAVAILABLE, json!({"ready": false})));
-    let (status, _) = post(&router, "/v2/models/default/infer", ask(json!([1]), json!(["a"]))).await;
+    let (status, _) =
+        post(&router, "/v2/models/default/infer", ask(json!([1]), json!(["a"]))).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
 
     house.serve(&Toy::new(1));

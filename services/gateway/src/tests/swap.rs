@@ -101,10 +101,8 @@ async fn a_version_that_is_held_answers_and_the_next_one_does_not() {
     }
     let mut client = house.client().await;
     let mut ask = async |version: String| {
-        let asked = client.model_infer(ModelInferRequest {
-            model_version: version,
-            ..request(&["a"])
-        });
+        let asked =
+            client.model_infer(ModelInferRequest { model_version: version, ..request(&["a"]) });
         asked.await.map(|answer| answer.into_inner().model_version)
     };
     for (version, number) in [("".into(), 3), ("champion".into(), 3), (Toy::id(2).to_hex(), 2)] {

@@ -79,9 +79,12 @@ mod tests {
 
     #[test]
     fn the_baseline_learns_what_separates_two_classes() {
-        let batch: Vec<(&str, bool)> = (0..60)
-            .map(|i| if i % 2 == 0 { ("win free money now", true) } else { ("lunch at noon", false) })
-            .collect();
+        let batch: Vec<(&str, bool)> =
+            (0..60)
+                .map(|i| {
+                    if i % 2 == 0 { ("win free money now", true) } else { ("lunch at noon", false) }
+                })
+                .collect();
         let mut sgd = Sgd::new();
         sgd.learn(&batch);
         assert!(sgd.predict("free money") && !sgd.predict("lunch tomorrow at noon"));

@@ -74,7 +74,10 @@ pub(crate) fn read(folder: &Path) -> anyhow::Result<Vec<Mail>> {
     for group in ["easy-ham-1", "easy-ham-2", "hard-ham-1", "spam-1", "spam-2"] {
         let path = folder.join("data").join(group);
         let files = std::fs::read_dir(&path).with_context(|| {
-            format!("{}: give the unpacked corpus with --corpus (`make demo` gets it)", path.display())
+            format!(
+                "{}: give the unpacked corpus with --corpus (`make demo` gets it)",
+                path.display()
+            )
         })?;
         for file in files {
             let file = file?.path();
@@ -236,8 +239,8 @@ mod tests {
         assert_eq!(mail.text, "Win now\n 1 < 2  free  ");
         assert_eq!(mail.time.to_rfc3339(), "2002-08-22T12:36:23+00:00");
         assert_eq!(mail.label, "spam");
-        let expected =
-            [("format", "html"), ("origin", "personal"), ("tld", "ie")].map(|(a, b)| (a, b.to_owned()));
+        let expected = [("format", "html"), ("origin", "personal"), ("tld", "ie")]
+            .map(|(a, b)| (a, b.to_owned()));
         assert_eq!(mail.groups, expected);
         assert!(!mail.event_json().contains("spam"));
         assert!(mail.label_json(true).contains("ham"));

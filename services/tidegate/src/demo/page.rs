@@ -156,7 +156,8 @@ fn decisions(days: &[DayReport]) -> Markup {
 }
 
 fn swaps(report: &Report) -> Markup {
-    let (Some(first), Some(last)) = (report.swap_timeline.first(), report.swap_timeline.last()) else {
+    let (Some(first), Some(last)) = (report.swap_timeline.first(), report.swap_timeline.last())
+    else {
         return html! { p { "no swaps" } };
     };
     let span = (last.at_ms - first.at_ms).max(1) as f64;

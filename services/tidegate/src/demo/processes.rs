@@ -108,7 +108,6 @@ pub(crate) struct Producer {
 /// What the producer prints for each record the broker has acknowledged.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Ack {
-    pub(crate) id: String,
     /// Milliseconds since the epoch.
     pub(crate) acked_ms: i64,
 }
@@ -166,7 +165,8 @@ pub(crate) struct SteadyClient {
 impl SteadyClient {
     pub(crate) fn start(folder: &Path, texts: &[String], rate: f64) -> anyhow::Result<Self> {
         let file = folder.join("client-texts.txt");
-        let one_line: Vec<String> = texts.iter().map(|text| text.replace(['\n', '\r'], " ")).collect();
+        let one_line: Vec<String> =
+            texts.iter().map(|text| text.replace(['\n', '\r'], " ")).collect();
         std::fs::write(&file, one_line.join("\n"))?;
         let log = folder.join("client-requests.jsonl");
         let child = tidegate(folder, &["infer", "--rate", &rate.to_string()])?

@@ -89,11 +89,8 @@ impl Replay {
             let rights = self.ask(day, i, &sgd, frozen.as_ref()).await?;
             progress.set_message(format!("{} labels out: learn, judge", day.date));
             let labelled_ms = self.publish_labels(day, i == poisoned).await?;
-            let decided = if i == 0 {
-                self.cold_start(day).await?
-            } else {
-                self.hot_update(day).await?
-            };
+            let decided =
+                if i == 0 { self.cold_start(day).await? } else { self.hot_update(day).await? };
             sgd.learn(&batch(day, i == poisoned));
             self.record(day, i == poisoned, rights, &decided, labelled_ms);
             if i == 0 {
@@ -148,7 +145,7 @@ impl Replay {
             let inputs: Vec<Input> = texts.iter().map(|t| Input { text: t.clone() }).collect();
             let scores = model.predict(&inputs)?;
             for (said, scores) in said.iter_mut().zip(scores) {
-                said[2] = Some(model.labels()[scores.best()].to_string());
+                said[2] = Some(model.labels()[scores.best().0].to_string());
             }
         }
         let mut rights = [None; 3];
@@ -195,7 +192,8 @@ impl Replay {
     async fn outputs(&self) -> anyhow::Result<HashMap<String, [usize; 2]>> {
         let stream = Stream::connect(&StreamConfig::default(), &self.service.endpoints.kafka)?;
         let mut found: HashMap<String, [usize; 2]> = HashMap::new();
-        for (which, topic) in [&stream.topics().curated, &stream.topics().rejected].iter().enumerate()
+        for (which, topic) in
+            [&stream.topics().curated, &stream.topics().rejected].iter().enumerate()
         {
             let marks = stream.watermarks(topic).await?;
             let window = tidegate_contracts::Window::new(topic.as_str(), marks)?;
@@ -297,7 +295,8 @@ impl Replay {
                             prepare_ms: prepare.0,
                         });
                         if Some(generation) == ours {
-                            let decision = if approved { "approved" } else { "promoted" }.to_owned();
+                            let decision =
+                                if approved { "approved" } else { "promoted" }.to_owned();
                             let serving_ms = Some(time_ms);
                             return Ok(Decided { generation, decision, reasons, serving_ms });
                         }
@@ -514,7 +513,10 @@ fn claims(report: &Report) -> Vec<Claim> {
         .is_some_and(|next| next.decision != "blocked");
     let count = |name: &str| report.accounted.get(name).copied().unwrap_or_default();
     let all = [
-        (report.requests > 0 && report.failed_requests == 0, "no request of the steady client failed"),
+        (
+            report.requests > 0 && report.failed_requests == 0,
+            "no request of the steady client failed",
+        ),
         (report.blocked.iter().any(|b| b.poisoned), "the gate blocked the poisoned day"),
         (recovered, "the next clean day recovered"),
         (report.swaps >= 8, "at least 8 swaps under load"),

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Usage: benchmarks/curation/run.sh [--release] [options of the benchmark; --help lists them]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. benchmarks/prepare.sh
+setup/data.sh
+setup/bench.sh
+cargo build --locked "${profile[@]}" --package tidegate-benchmarks --bin curation
+"$programs/curation" --corpus "$corpus" --python "$python" "${rest[@]}"

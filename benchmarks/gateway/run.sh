@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Usage: benchmarks/gateway/run.sh [--release] [options of the benchmark; --help lists them]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. benchmarks/prepare.sh
+setup/data.sh
+cargo build --locked "${profile[@]}" --package tidegate --package tidegate-benchmarks \
+  --bin tidegate --bin gateway
+"$programs/gateway" --corpus "$corpus" --tidegate "$programs/tidegate" "${rest[@]}"

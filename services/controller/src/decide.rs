@@ -1,0 +1,214 @@
+//! What operators can do. Every decision is made on the folded ledger and written by
+//! compare-and-set, so that two of them at once cannot both be right.
+use chrono::{DateTime, TimeDelta, Utc};
+use tidegate_contracts::{Actor, GenerationId, JobId, JobKind, Role, proto::v1};
+use tidegate_ledger::{Author, Fact, GenerationRecord, Refusal, State};
+
+use crate::{
+    caller::{Caller, check_reason},
+    desk::{Answer, Desk},
+    error::Refused,
+    find, policy, trigger,
+};
+
+/// Who decides, and why.
+pub(crate) struct By {
+    pub(crate) actor: Actor,
+    pub(crate) reason: String,
+}
+
+impl By {
+    fn author(&self) -> Author {
+        Author { actor: self.actor.clone(), fence: None }
+    }
+}
+
+/// Parses a job's kind that a caller wrote.
+pub(crate) fn kind(text: &str) -> Answer<JobKind> {
+    text.parse().map_err(|error: tidegate_contracts::IdError| Refused::Invalid(error.to_string()))
+}
+
+fn known<'a>(state: &'a State, id: &GenerationId) -> Result<&'a GenerationRecord, Refusal> {
+    state.generation(id).ok_or_else(|| Refusal(format!("no generation {}", id.short())))
+}
+
+impl Desk {
+    /// Who decides about a generation: an approver with a reason.
+    pub(crate) fn by(&self, caller: &Caller, claimed: &str, reason: &str) -> Answer<By> {
+        let actor = self.actor(caller, Role::Approver, claimed)?;
+        Ok(By { actor, reason: check_reason(reason, true)? })
+    }
+
+    /// Who asks for a job: an operator; a reason is welcome.
+    pub(crate) fn by_operator(&self, caller: &Caller, claimed: &str, reason: &str) -> Answer<By> {
+        let actor = self.actor(caller, Role::Operator, claimed)?;
+        Ok(By { actor, reason: check_reason(reason, false)? })
+    }
+
+    /// Which generation is meant, fixed before anything is decided about it: `candidate` must not
+    /// become another one between the look and the entry.
+    async fn meant(&self, id: &str) -> Answer<GenerationId> {
+        let state = self.ledger.state().await?;
+        Ok(find::generation(&state, id)?.id)
+    }
+
+    pub(crate) async fn request_job(
+        &self,
+        kind: JobKind,
+        by: By,
+    ) -> Answer<v1::RequestJobResponse> {
+        let job = JobId::generate();
+        self.ledger
+            .decide(&by.author(), |state| {
+                trigger::may_request(state, kind)?;
+                let (job, reason) = (job.clone(), by.reason.clone());
+                Ok(Some(Fact::JobRequested { job, kind, reason }))
+            })
+            .await?;
+        Ok(v1::RequestJobResponse { job: job.to_string() })
+    }
+
+    /// Gives an approval under the verdict that was read, and promotes at once when policy is then
+    /// satisfied. Once more by the same approver changes nothing.
+    pub(crate) async fn approve(
+        &self,
+        id: &str,
+        verdict: &str,
+        by: By,
+    ) -> Answer<v1::DecisionResponse> {
+        if !verdict.is_empty() {
+            find::check_digits(verdict)?;
+        }
+        let generation = self.meant(id).await?;
+        let mut already = false;
+        self.ledger
+            .decide(&by.author(), |state| {
+                let one = known(state, &generation)?;
+                let Some(standing) = &one.verdict else {
+                    let name = generation.short();
+                    return Err(Refusal(format!("{name} has no verdict to approve under yet")));
+                };
+                if !standing.id.to_hex().starts_with(verdict) {
+                    let reason = "the verdict has changed since it was read: read it again";
+                    return Err(Refusal(reason.to_owned()));
+                }
+                let now = Utc::now();
+                let given = one.approvals_in_force(now);
+                already = given.iter().any(|given| given.approver == by.actor);
+                Ok((!already).then(|| Fact::ApprovalGiven {
+                    generation,
+                    verdict: standing.id,
+                    reason: by.reason.clone(),
+                    expires: self.expiry(now),
+                }))
+            })
+            .await?;
+        let promoted = self.promote_if_due(&generation).await;
+        let message = match (promoted, already) {
+            (true, _) => "approved and promoted: it is the champion now".to_owned(),
+            (false, true) => format!("{} had approved it before", by.actor),
+            (false, false) => format!("approved; {}", self.stands(&generation).await?),
+        };
+        self.response(&generation, message).await
+    }
+
+    fn expiry(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let ttl = TimeDelta::from_std(self.config.policy.approval_ttl).unwrap_or(TimeDelta::MAX);
+        now.checked_add_signed(ttl).unwrap_or(DateTime::<Utc>::MAX_UTC)
+    }
+
+    /// Whether this call promoted it. The approval stands whatever happens here: when the store is
+    /// away, the controller that leads promotes as soon as it is back.
+    async fn promote_if_due(&self, generation: &GenerationId) -> bool {
+        let policy = &self.config.policy;
+        let due = |state: &State| policy::promote(state, generation, policy, Utc::now()).ok();
+        let decided =
+            self.ledger.decide(&Author::unfenced("controller"), |state| Ok(due(state))).await;
+        match decided {
+            Ok(entry) => entry.is_some(),
+            Err(error) => {
+                tracing::warn!(%error, "approved, and not promoted yet");
+                false
+            }
+        }
+    }
+
+    async fn stands(&self, generation: &GenerationId) -> Answer<String> {
+        let state = self.ledger.state().await?;
+        let one = known(&state, generation)?;
+        Ok(policy::gate(&state, one, &self.config.policy, Utc::now()).words())
+    }
+
+    /// Says no. A hot update's window is set aside then ([`policy::due_quarantine`]).
+    pub(crate) async fn reject(&self, id: &str, by: By) -> Answer<v1::DecisionResponse> {
+        let generation = self.meant(id).await?;
+        let reason = by.reason.clone();
+        self.record(&by, Fact::CandidateRejected { generation, reason }).await?;
+        let state = self.ledger.state().await?;
+        let message = if known(&state, &generation)?.kind == JobKind::HotUpdate {
+            "rejected; its window is set aside, and the next hot update starts after it"
+        } else {
+            "rejected"
+        };
+        self.response(&generation, message.to_owned()).await
+    }
+
+    /// Takes the caller's own approval back.
+    pub(crate) async fn withdraw(&self, id: &str, by: By) -> Answer<v1::DecisionResponse> {
+        let generation = self.meant(id).await?;
+        let reason = by.reason.clone();
+        self.record(&by, Fact::ApprovalWithdrawn { generation, reason }).await?;
+        self.response(&generation, "the approval is withdrawn".to_owned()).await
+    }
+
+    /// Promotes what has passed its gate: by policy, or by the approvals it has.
+    pub(crate) async fn promote(&self, id: &str, by: By) -> Answer<v1::DecisionResponse> {
+        let generation = self.meant(id).await?;
+        let policy = &self.config.policy;
+        self.ledger
+            .decide(&by.author(), |state| {
+                policy::promote(state, &generation, policy, Utc::now()).map(Some)
+            })
+            .await?;
+        // The entry has no room for a reason: the gate's evidence is the reason on record.
+        let By { actor, reason } = by;
+        tracing::info!(%actor, reason, generation = generation.short(), "an operator promoted");
+        self.response(&generation, "promoted: it is the champion now".to_owned()).await
+    }
+
+    /// Back to an earlier champion, the one before the present when none is named. Needs no gate:
+    /// it has passed one.
+    pub(crate) async fn rollback(&self, id: &str, by: By) -> Answer<v1::DecisionResponse> {
+        let named = if id.is_empty() { None } else { Some(self.meant(id).await?) };
+        let mut target = None;
+        self.ledger
+            .decide(&by.author(), |state| {
+                let Some(from) = state.champion() else {
+                    return Err(Refusal("there is no champion to roll back from".to_owned()));
+                };
+                let Some(to) = named.or_else(|| policy::earlier_champion(state)) else {
+                    return Err(Refusal("there is no earlier champion to go back to".to_owned()));
+                };
+                target = Some(to);
+                Ok(Some(Fact::RolledBack { to, from, reason: by.reason.clone() }))
+            })
+            .await?;
+        let target = target.expect("a rollback that was written has a target");
+        self.response(&target, "rolled back: it is the champion again".to_owned()).await
+    }
+
+    async fn record(&self, by: &By, fact: Fact) -> Answer<()> {
+        self.ledger.decide(&by.author(), |_| Ok(Some(fact.clone()))).await?;
+        Ok(())
+    }
+
+    async fn response(
+        &self,
+        generation: &GenerationId,
+        message: String,
+    ) -> Answer<v1::DecisionResponse> {
+        let state = self.ledger.state().await?;
+        let generation = Some(self.described(known(&state, generation)?).await);
+        Ok(v1::DecisionResponse { generation, message })
+    }
+}

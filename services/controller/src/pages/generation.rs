@@ -1,0 +1,120 @@
+//! One generation: where it stands, what was found, where it comes from.
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
+use chrono::{DateTime, Utc};
+use maud::{Markup, html};
+use serde::Deserialize;
+use tidegate_contracts::Manifest;
+use tidegate_ledger::{GenerationRecord, State as Ledger};
+
+use super::{
+    Frame, forms, verdict,
+    words::{amount, badge, link, plain, when},
+};
+use crate::{
+    api::{Path, Query},
+    caller::Caller,
+    desk::{Answer, Desk},
+    find, policy,
+};
+
+/// Ancestors shown.
+const ANCESTORS: usize = 12;
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct Shown {
+    done: String,
+}
+
+pub(super) async fn show(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+    Query(shown): Query<Shown>,
+    caller: Caller,
+) -> Answer<Response> {
+    let state = desk.ledger.state().await?;
+    let (one, now) = (find::generation(&state, &id)?, Utc::now());
+    let document = match &one.verdict {
+        Some(_) => Some(desk.document(one).await),
+        None => None,
+    };
+    let manifest = desk.manifest(one).await;
+    let gate = policy::gate(&state, one, &desk.config.policy, now);
+    let body = html! {
+        h1 { "Generation " code { (one.id.short()) } " " (badge(one.state.as_str())) }
+        (forms::done(&shown.done))
+        section {
+            h2 { "The gate" }
+            p { (gate.words()) "." }
+            (forms::decisions(&desk, &caller, &state, one, now))
+        }
+        @match &document {
+            None => {},
+            Some(Ok(document)) => section { h2 { "Verdict " (badge(document.outcome.as_str())) } (verdict::view(document)) },
+            Some(Err(error)) => section { h2 { "Verdict" } p.refusal { (error) } },
+        }
+        section { h2 { "Lineage" } (lineage(&state, one, now)) }
+        section { h2 { "Manifest" }
+            @match &manifest {
+                Some(manifest) => (contents(manifest)),
+                None => p.refusal { "Its manifest cannot be read from the artifact store; the service's log says why." },
+            }
+        }
+    };
+    let title = format!("Generation {}", one.id.short());
+    let frame = Frame { desk: &desk, caller: &caller, title: &title, here: "", refresh: false };
+    Ok(frame.around(&body))
+}
+
+fn lineage(state: &Ledger, one: &GenerationRecord, now: DateTime<Utc>) -> Markup {
+    let parent = |one: &GenerationRecord| one.parent.and_then(|id| state.generation(&id));
+    let ancestors: Vec<_> =
+        std::iter::successors(parent(one), |one| parent(one)).take(ANCESTORS + 1).collect();
+    let children: Vec<_> =
+        state.generations().iter().filter(|other| other.parent == Some(one.id)).collect();
+    html! {
+        dl.pairs {
+            dt { "job" } dd { (plain(one.kind.as_str())) " " code { (one.job) } }
+            dt { "learnt from" } dd { (one.window) @if one.quarantined { " (set aside)" } }
+            dt { "registered" } dd { (when(one.registered_at, now)) }
+            @if let Some(judged) = &one.verdict { dt { "judged" } dd { (when(judged.issued_at, now)) " by " (judged.suite) } }
+            @if let Some(at) = one.promoted_at { dt { "promoted" } dd { (when(at, now)) } }
+            @if let Some(at) = one.swapped_at { dt { "first served" } dd { (when(at, now)) } }
+            dt { "started from" }
+            dd {
+                @if one.parent.is_none() { "nothing" }
+                @for (i, one) in ancestors.iter().take(ANCESTORS).enumerate() {
+                    @if i > 0 { " ← " } (link(&one.id))
+                }
+                @if ancestors.len() > ANCESTORS { " ← …" }
+            }
+            @if !children.is_empty() {
+                dt { "led to" }
+                dd { @for one in children { (link(&one.id)) " " (badge(one.state.as_str())) " " } }
+            }
+        }
+    }
+}
+
+fn contents(manifest: &Manifest) -> Markup {
+    let labels: Vec<_> = manifest.labels.iter().map(ToString::to_string).collect();
+    html! {
+        dl.pairs {
+            dt { "id" } dd { code { (manifest.id()) } }
+            dt { "classes" } dd { (labels.join(", ")) }
+            dt { "code, seed" } dd { (manifest.code_version) ", " (manifest.seed) }
+            dt { "trained" } dd { (manifest.created.format("%Y-%m-%d %H:%M:%S UTC")) }
+            @if let Some(at) = manifest.newest_label { dt { "newest label" } dd { (at.format("%Y-%m-%d %H:%M:%S UTC")) } }
+            @for (name, value) in &manifest.metrics { dt { (plain(name)) } dd { (amount(name, *value)) } }
+        }
+        details {
+            summary { "Files" }
+            dl.pairs {
+                @for (name, file) in &manifest.files { dt { (name) } dd { (file.size) " bytes, " code { (file.hash) } } }
+            }
+        }
+        details { summary { "Recipe" } pre { (manifest.recipe) } }
+    }
+}

@@ -1,0 +1,70 @@
+//! Generations, newest first, with the line of champions beside them.
+use chrono::{DateTime, Utc};
+use maud::{Markup, html};
+use tidegate_ledger::{GenerationRecord, State};
+
+use super::words::{badge, link, plain, when};
+
+/// Generations shown at once.
+pub(super) const SHOWN: usize = 30;
+
+/// One row, and how the line of champions runs through it.
+struct Row<'a> {
+    one: &'a GenerationRecord,
+    is_champion: bool,
+    /// The line comes from the row above, and goes on to the row below.
+    up: bool,
+    down: bool,
+}
+
+/// Newest first. The line ends below a champion that started from nothing.
+fn rows(state: &State) -> Vec<Row<'_>> {
+    let (mut up, mut rows) = (false, vec![]);
+    for one in state.generations().iter().rev() {
+        let is_champion = state.champions().contains(&one.id);
+        let down = if is_champion { one.parent.is_some() } else { up };
+        rows.push(Row { one, is_champion, up, down });
+        up = down;
+    }
+    rows
+}
+
+/// The newest generations.
+pub(super) fn view(state: &State, all: bool, now: DateTime<Utc>) -> Markup {
+    let rows = rows(state);
+    let shown = if all { rows.len() } else { SHOWN };
+    html! {
+        @if rows.is_empty() {
+            p.dim { "Nothing yet. A first cold start is asked for when enough labelled records have come." }
+        } @else {
+            ol.history reversed start=(rows.len()) { @for row in rows.iter().take(shown) { (item(row, now)) } }
+            @if rows.len() > shown {
+                p { a href="/?all=true#history" { "All " (rows.len()) " generations" } }
+            }
+        }
+    }
+}
+
+fn item(row: &Row<'_>, now: DateTime<Utc>) -> Markup {
+    let one = row.one;
+    let why = one.verdict.as_ref().and_then(|verdict| verdict.reasons.first());
+    let lane = if row.is_champion { "main" } else { "side" };
+    let up = if row.up { "up" } else { "" };
+    let down = if row.down { "down" } else { "" };
+    html! {
+        li class={ (lane) " " (up) " " (down) } {
+            span.rail aria-hidden="true" { i {} }
+            div {
+                (link(&one.id)) " " (badge(one.state.as_str())) " "
+                span.dim {
+                    (plain(one.kind.as_str())) " from "
+                    @match &one.parent { Some(parent) => (link(parent)), None => "nothing" }
+                    ", " (when(one.registered_at, now))
+                    @if let Some(at) = one.promoted_at { " · promoted " (when(at, now)) }
+                    @if one.quarantined { " · window set aside" }
+                }
+                @if let Some(why) = why { p.why { (why) } }
+            }
+        }
+    }
+}

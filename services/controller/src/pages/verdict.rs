@@ -1,0 +1,130 @@
+//! A verdict: the candidate beside the champion, layer by layer.
+use maud::{Markup, html};
+use tidegate_contracts::{CheckResult, CheckState, Layer, Severity, Verdict};
+
+use super::{
+    chart,
+    words::{amount, badge, link},
+};
+
+/// The whole of a verdict.
+pub(super) fn view(verdict: &Verdict) -> Markup {
+    html! {
+        @if !verdict.reasons.is_empty() {
+            ul.reasons { @for reason in &verdict.reasons { li { (reason) } } }
+        }
+        ul.layers aria-label="Layers" {
+            @for layer in Layer::ALL { (summary(layer, &verdict.checks)) }
+        }
+        table.checks role="table" {
+            caption.quiet { "Every check, with the interval it is decided on: inside the shaded side it fails. The dashed line is where both are equal." }
+            thead role="rowgroup" {
+                tr role="row" {
+                    @for name in ["Check", "Champion", "Candidate", "Interval and bound", "Examples", "Found"] {
+                        th role="columnheader" scope="col" { (name) }
+                    }
+                }
+            }
+            @for layer in Layer::ALL {
+                @let checks: Vec<_> = of(layer, &verdict.checks).collect();
+                @if !checks.is_empty() {
+                    tbody role="rowgroup" id=(format!("layer-{}", layer.as_str())) {
+                        tr.layer role="row" { th role="rowheader" scope="rowgroup" colspan="6" { (layer.as_str()) } }
+                        @for check in checks { (row(check)) }
+                    }
+                }
+            }
+        }
+        (evidence(verdict))
+    }
+}
+
+fn of(layer: Layer, checks: &[CheckResult]) -> impl Iterator<Item = &CheckResult> {
+    checks.iter().filter(move |check| check.layer == layer)
+}
+
+/// One layer in a glance: what does not pass is counted.
+fn summary(layer: Layer, checks: &[CheckResult]) -> Markup {
+    let count = |states: &[CheckState]| {
+        of(layer, checks).filter(|check| states.contains(&check.state)).count()
+    };
+    let all = of(layer, checks).count();
+    let passed = count(&[CheckState::Pass]);
+    let failed = count(&[CheckState::Fail, CheckState::Error]);
+    let open = count(&[CheckState::Inconclusive, CheckState::Insufficient]);
+    let (tone, sign) = match (failed, open) {
+        _ if all == 0 => ("", "–"),
+        (0, 0) => ("good", "✓"),
+        (0, _) => ("ask", "?"),
+        _ => ("bad", "✗"),
+    };
+    let mut words = format!("{passed} of {all} pass");
+    for (count, word) in [(failed, "fail"), (open, "open")] {
+        if count > 0 {
+            words.push_str(&format!(", {count} {word}"));
+        }
+    }
+    html! {
+        li class=(tone) {
+            a href=(format!("#layer-{}", layer.as_str())) {
+                span aria-hidden="true" { (sign) } " " b { (layer.as_str()) }
+                small { @if all == 0 { "no check" } @else { (words) } }
+            }
+        }
+    }
+}
+
+fn row(check: &CheckResult) -> Markup {
+    let value = |value: Option<f64>| value.map_or("–".to_owned(), |v| amount(&check.metric, v));
+    let severity = match check.severity {
+        Severity::Block => "blocks",
+        Severity::Review => "asks for review",
+        Severity::Warn => "informs",
+    };
+    html! {
+        tr role="row" {
+            td role="cell" {
+                b { (check.id) }
+                span.dim { (check.metric) " · " (check.slice) " · " (severity) }
+            }
+            td.number role="cell" data-name="champion" { (value(check.baseline)) }
+            td.number role="cell" data-name="candidate" { (value(check.candidate)) }
+            td role="cell" {
+                @if let Some(picture) = chart::interval(check) { (picture) }
+                code { (check.rule) }
+            }
+            td.number role="cell" data-name="examples" { (check.n) }
+            td role="cell" { (badge(check.state.as_str())) span.dim { (check.reason) } }
+        }
+    }
+}
+
+/// What it rests on.
+fn evidence(verdict: &Verdict) -> Markup {
+    let Verdict { suite, data, energy, .. } = verdict;
+    html! {
+        p.dim {
+            "Suite " (suite.name) " " (suite.version) ", on " (data.earlier) " earlier and "
+            (data.fresh) " fresh held-out examples, "
+            @match &verdict.champion {
+                Some(id) => { "against champion " (link(id)) },
+                None => "by absolute bounds only (there was no champion)",
+            }
+            ". It took " (format!("{:.1} s", verdict.seconds))
+            @if let Some(joules) = energy.joules { ", " (format!("{:.0} J", joules.0)) " by " (energy.method) }
+            @if let Some(grams) = energy.gco2e { ", " (format!("{:.3} gCO₂e", grams.0)) " (" (energy.region) ")" }
+            "."
+            @if data.leaked > 0 { " " b { (data.leaked) " of the examples were also trained on." } }
+        }
+        details {
+            summary { "Evidence: hashes, seed, environment" }
+            dl.pairs {
+                dt { "suite digest" } dd { code { (suite.digest) } }
+                dt { "data digest" } dd { code { (data.digest) } }
+                dt { "read from" } dd { (data.window) }
+                dt { "seed" } dd { (verdict.seed) }
+                @for (name, value) in &verdict.environment { dt { (name) } dd { (value) } }
+            }
+        }
+    }
+}

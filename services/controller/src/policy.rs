@@ -1,0 +1,170 @@
+//! What a verdict leads to. Pure: state in, decision out.
+use chrono::{DateTime, Utc};
+use tidegate_contracts::{GenerationId, JobKind, Outcome};
+use tidegate_ledger::{Fact, GenerationRecord, GenerationState, PromotedBy, Refusal, State};
+
+use crate::PolicyConfig;
+
+/// Where a generation stands before the gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// Promoted, superseded or decided against.
+    Settled(GenerationState),
+    /// The evaluator has not judged it.
+    Unjudged,
+    /// It was judged against another champion than the present one.
+    Stale { judged: Option<GenerationId>, present: Option<GenerationId> },
+    /// Policy lets it through.
+    Open,
+    /// Operators decide.
+    Asks { given: usize, needed: usize, why: Asks },
+}
+
+/// Why operators decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    Verdict,
+    Policy(JobKind),
+}
+
+/// Where `one` stands at `now`.
+pub(crate) fn gate(
+    state: &State,
+    one: &GenerationRecord,
+    policy: &PolicyConfig,
+    now: DateTime<Utc>,
+) -> Gate {
+    if !matches!(one.state, GenerationState::Candidate | GenerationState::NeedsApproval) {
+        return Gate::Settled(one.state);
+    }
+    let Some(verdict) = &one.verdict else { return Gate::Unjudged };
+    if verdict.champion != state.champion() {
+        return Gate::Stale { judged: verdict.champion, present: state.champion() };
+    }
+    let why = match verdict.outcome {
+        // The ledger's fold settles these; never open, even if it did not.
+        Outcome::Blocked => return Gate::Settled(GenerationState::Blocked),
+        Outcome::NeedsApproval => Asks::Verdict,
+        Outcome::AutoPromote if policy.auto_promote.of(one.kind) => return Gate::Open,
+        Outcome::AutoPromote => Asks::Policy(one.kind),
+    };
+    let needed = policy.approvals.of(one.kind);
+    Gate::Asks { given: one.approvals_in_force(now).len(), needed, why }
+}
+
+fn name(id: Option<GenerationId>) -> String {
+    id.map_or_else(|| "no champion".to_owned(), |id| id.short())
+}
+
+impl Gate {
+    /// The same in words, with what to do.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::Settled(GenerationState::Blocked) => {
+                "blocked by its verdict: there is no way around it, the next job makes another"
+                    .to_owned()
+            }
+            Self::Settled(state) => format!("settled: it is {}", state.as_str()),
+            Self::Unjudged => {
+                "waits for the evaluator's verdict: nothing is promoted unjudged".into()
+            }
+            Self::Stale { judged, present } => format!(
+                "stale: it was judged against {}, and now {} serves; the next job covers its window",
+                name(*judged),
+                name(*present)
+            ),
+            Self::Open => "every blocking check passed, and policy promotes such candidates".into(),
+            Self::Asks { given, needed, why } => {
+                let why = match why {
+                    Asks::Verdict => "the verdict asks for approval".to_owned(),
+                    Asks::Policy(kind) => format!("policy asks for approval of every {kind}"),
+                };
+                if given < needed {
+                    format!("{why}: {given} of {needed} given, {} more needed", needed - given)
+                } else {
+                    format!("{why}: {given} of {needed} given, that is enough")
+                }
+            }
+        }
+    }
+
+    /// Whether operators may still say yes or no.
+    pub(crate) fn is_open_to_decisions(&self) -> bool {
+        matches!(self, Self::Open | Self::Asks { .. } | Self::Stale { .. } | Self::Unjudged)
+    }
+}
+
+/// The choke point: the one way to a promotion, for policy, approvals, CLI, API and dashboard.
+/// The ledger checks its invariants again when the fact is written.
+///
+/// # Errors
+/// Says what stands in the way.
+pub(crate) fn promote(
+    state: &State,
+    id: &GenerationId,
+    policy: &PolicyConfig,
+    now: DateTime<Utc>,
+) -> Result<Fact, Refusal> {
+    let Some(one) = state.generation(id) else {
+        return Err(Refusal(format!("no generation {}", id.short())));
+    };
+    let gate = gate(state, one, policy, now);
+    let by = match &gate {
+        Gate::Open => PromotedBy::Policy,
+        Gate::Asks { given, needed, .. } if given >= needed => PromotedBy::Approval,
+        _ => {
+            let words = gate.words();
+            return Err(Refusal(format!("{} is not promoted: {words}", id.short())));
+        }
+    };
+    let Some(verdict) = &one.verdict else {
+        return Err(Refusal(format!("{} has no verdict", id.short())));
+    };
+    Ok(Fact::Promoted { generation: *id, previous: state.champion(), verdict: verdict.id, by })
+}
+
+/// The promotion that is due by itself, if any.
+pub(crate) fn due_promotion(
+    state: &State,
+    policy: &PolicyConfig,
+    now: DateTime<Utc>,
+) -> Option<Fact> {
+    promote(state, &state.candidate()?.id, policy, now).ok()
+}
+
+/// The oldest hot update that was said no to, by its verdict or by an operator, and whose window is
+/// not set aside yet.
+///
+/// Rejected and blocked alike: the next hot update starts where the champion's lineage ends, so a
+/// window that is not set aside would be learnt with the day after it, by the back door. Nothing is
+/// lost by it: the records stay on the stream and the ledger names them, and the next cold start
+/// reads them under its own verdict. Only hot updates: the window of a cold start or a transfer is
+/// all of history, and setting that aside would take from the next hot update what the champion has
+/// not learnt and nobody has said no to.
+pub(crate) fn due_quarantine(state: &State) -> Option<Fact> {
+    let declined = |one: &&GenerationRecord| {
+        matches!(one.state, GenerationState::Blocked | GenerationState::Rejected)
+            && !one.quarantined
+            && one.kind == JobKind::HotUpdate
+    };
+    let one = state.generations().iter().find(declined)?;
+    let reason = if one.state == GenerationState::Rejected {
+        "rejected by an operator".to_owned()
+    } else {
+        let reasons = one.verdict.as_ref().map(|verdict| verdict.reasons.join("; "));
+        format!("blocked: {}", reasons.unwrap_or_default())
+    };
+    Some(Fact::WindowQuarantined { generation: one.id, window: one.window.clone(), reason })
+}
+
+/// The champion before the present one that was not rolled back from.
+pub(crate) fn earlier_champion(state: &State) -> Option<GenerationId> {
+    let present = state.champion()?;
+    let history = state.champions();
+    let at = history.iter().rposition(|id| *id == present)?;
+    let fit = |id: &&GenerationId| {
+        **id != present
+            && state.generation(id).is_some_and(|one| one.state != GenerationState::RolledBack)
+    };
+    history[..at].iter().rev().find(fit).copied()
+}

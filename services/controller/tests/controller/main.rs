@@ -1,0 +1,8 @@
+//! The controller with a real ledger and, where records matter, a real broker.
+mod doors;
+mod gate;
+mod hand;
+mod hostile;
+mod house;
+mod look;
+mod pages;

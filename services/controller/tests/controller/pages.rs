@@ -1,0 +1,141 @@
+//! What an operator sees, and is offered.
+use axum::body::Body;
+use serde_json::json;
+use tidegate_contracts::{JobKind, Outcome, Role};
+
+use crate::house::{House, config, loopback, token};
+
+const OFFERED: &str = "<button class=\"yes\" type=\"submit\">Approve";
+const DISABLED: &str = "<button class=\"yes\" type=\"submit\" disabled>Approve";
+
+#[tokio::test]
+async fn an_empty_house_says_what_it_waits_for() {
+    let house = House::build(config(json!({}))).await;
+    let home = house.http().get("/").await;
+    assert_eq!(home.status, 200);
+    for words in ["Nothing serves yet", "0 of 500 for the first cold start", "hold still"] {
+        assert!(home.text.contains(words), "{words}: {}", home.text);
+    }
+    for path in ["/jobs", "/ledger", "/ledger?check=true", "/ledger?to=9"] {
+        assert_eq!(house.http().get(path).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_candidate_stands_beside_the_champion_with_the_reason_and_the_buttons() {
+    let house = House::build(config(json!({}))).await;
+    let champion = house.champion(JobKind::ColdStart).await;
+    let made = house.candidate(JobKind::HotUpdate, Outcome::NeedsApproval).await;
+    let http = house.http();
+    let home = http.get("/").await.text;
+    for words in [
+        "A candidate waits for a decision",
+        &champion.id.short(),
+        &made.id.short(),
+        "the verdict asks for approval: 0 of 1 given",
+        "calibration is undecided",
+        "90 % interval from -0.0120 to 0.0520, bound 0.04",
+        OFFERED,
+    ] {
+        assert!(home.contains(words), "{words}: {home}");
+    }
+    // What is being written must not be loaded away.
+    assert!(!home.contains("http-equiv"));
+
+    let fields = format!("verdict={}&reason=looks+fine&actor=ana", made.verdict);
+    let reply = http.form(&format!("/generations/{}/approve", made.id), &fields).await;
+    assert_eq!(reply.status, 303, "{}", reply.text);
+    let next = reply.headers["location"].to_str().unwrap();
+    let page = http.get(next).await.text;
+    assert!(page.contains("Your approval is on record") && page.contains("looks fine"), "{page}");
+    assert!(page.contains("champion") && !page.contains(OFFERED), "{page}");
+    assert!(page.contains(&format!("Roll back to {}", champion.id.short())));
+}
+
+#[tokio::test]
+async fn nothing_is_offered_that_the_gate_would_not_take() {
+    let house = House::build(config(json!({}))).await;
+    let http = house.http();
+    house.champion(JobKind::ColdStart).await;
+    let blocked = house.candidate(JobKind::HotUpdate, Outcome::Blocked).await;
+    let home = http.get("/").await.text;
+    assert!(home.contains("The last candidate was blocked"), "{home}");
+    for page in [home, http.get(&format!("/generations/{}", blocked.id)).await.text] {
+        assert!(page.contains("there is no way around it"), "{page}");
+        assert!(!page.contains("Approve") && !page.contains("Reject"), "{page}");
+    }
+    // Unjudged: a no is possible, a yes is not.
+    house.trained(JobKind::HotUpdate, "controller", crate::house::window(10, 30)).await;
+    let home = http.get("/").await.text;
+    assert!(home.contains(DISABLED) && home.contains("Reject"), "{home}");
+    let jobs = http.get("/jobs").await.text;
+    assert!(!jobs.contains("value=\"hot_update\" disabled"), "{jobs}");
+    assert_eq!(http.form("/jobs", "kind=hot_update&reason=now&actor=ana").await.status, 303);
+    let jobs = http.get("/jobs?done=job").await.text;
+    assert!(jobs.contains("value=\"hot_update\" disabled"), "{jobs}");
+    let refused = http.form("/jobs", "kind=hot_update&reason=now&actor=ana").await;
+    assert_eq!(refused.status, 409);
+    assert!(refused.text.contains("one of a kind"), "{}", refused.text);
+}
+
+#[tokio::test]
+async fn what_is_refused_is_a_page_that_says_why() {
+    let house = House::build(config(json!({}))).await;
+    let http = house.http();
+    for (path, status, words) in [
+        ("/generations/champion", 404, "there is no champion now"),
+        ("/generations/xyz", 400, "is no id"),
+        ("/ledger?to=many", 400, "Not understood"),
+    ] {
+        let reply = http.get(path).await;
+        assert_eq!(reply.status, status);
+        assert!(reply.headers["content-type"].to_str().unwrap().starts_with("text/html"));
+        assert!(reply.text.contains(words) && reply.text.contains("To the gate"), "{}", reply.text);
+    }
+}
+
+#[tokio::test]
+async fn a_verdict_that_cannot_be_read_does_not_take_the_page_with_it() {
+    let house = House::build(config(json!({}))).await;
+    let made = house.candidate(JobKind::ColdStart, Outcome::NeedsApproval).await;
+    std::fs::write(house.artifact_path(&made.verdict), b"{}").unwrap();
+    let http = house.http();
+    let home = http.get("/").await;
+    assert_eq!(home.status, 200);
+    assert!(home.text.contains("corrupt") && home.text.contains("Reject"), "{}", home.text);
+    let page = http.get(&format!("/generations/{}", made.id)).await;
+    assert!(page.status == 200 && page.text.contains("corrupt"), "{}", page.text);
+    let verdict = http.get(&format!("/api/v1/verdicts/{}", made.verdict)).await;
+    assert_eq!(verdict.status, 500);
+    let overview = http.get("/api/v1/overview").await;
+    assert_eq!(overview.status, 200, "{}", overview.text);
+}
+
+#[tokio::test]
+async fn with_tokens_one_signs_in_and_sees_what_the_role_allows() {
+    let mut listen = loopback();
+    listen.tokens = vec![token("wall", Role::Viewer), token("ana", Role::Approver)];
+    let house = House::guarded(config(json!({})), listen).await;
+    house.champion(JobKind::ColdStart).await;
+    house.candidate(JobKind::HotUpdate, Outcome::NeedsApproval).await;
+    let http = house.http();
+    let stranger = http.get("/").await;
+    assert_eq!(stranger.status, 401);
+    assert!(stranger.text.contains("Sign in") && !stranger.text.contains("Candidate"));
+    assert_eq!(http.get("/style.css").await.status, 200);
+    let wrong = http.form("/sign-in", "token=guess").await;
+    assert!(wrong.status == 401 && !wrong.headers.contains_key("set-cookie"), "{}", wrong.text);
+
+    let home = async |name: &str| {
+        let signed = http.form("/sign-in", &format!("token=token+of+{name}")).await;
+        let cookie = signed.headers["set-cookie"].to_str().unwrap().split(';').next().unwrap();
+        http.call("GET", "/", &[("cookie", cookie)], Body::empty()).await.text
+    };
+    let wall = home("wall").await;
+    assert!(wall.contains("approver&#39;s token") || wall.contains("approver's token"), "{wall}");
+    assert!(wall.contains("Sign out") && !wall.contains("Reject"));
+    let ana = home("ana").await;
+    assert!(ana.contains(OFFERED) && !ana.contains("taken on trust"), "{ana}");
+    let out = http.form("/sign-out", "").await;
+    assert_eq!(out.status, 401, "only who is signed in signs out");
+}

@@ -1,0 +1,4 @@
+//! The curator on a real broker and a real ledger.
+mod faults;
+mod house;
+mod records;

@@ -1,0 +1,84 @@
+//! The evaluator with the real broker, the real ledger and models that were really trained.
+mod house;
+
+use house::{House, Labels};
+use tidegate_contracts::{CheckState, JobKind, Outcome};
+use tidegate_model::{Device, Input, Model};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lineage_is_judged_promoted_and_protected_from_a_poisoned_day() {
+    let house = House::build().await;
+    let evaluator = house.start();
+
+    // From nothing: absolute bounds only.
+    house.publish(0..400, Labels::True).await;
+    let first = house.train(JobKind::ColdStart, 0..400, None).await;
+    let verdict = house.verdict(&first).await;
+    assert_eq!(verdict.outcome, Outcome::AutoPromote, "{:#?}", verdict.reasons);
+    assert_eq!((verdict.champion, verdict.data.earlier, verdict.data.fresh), (None, 0, 80));
+    house.promote(&first).await;
+
+    // The gateway's check: the recorded inputs give the recorded answers.
+    let generation = house.artifacts.generation(&first).await.unwrap();
+    let model = Model::from_files(generation.files(), &Device::Cpu).unwrap();
+    assert_eq!(verdict.golden.len(), 16);
+    for golden in &verdict.golden {
+        let answer = model.predict(&[Input { text: golden.text.clone() }]).unwrap();
+        for (found, recorded) in answer[0].probabilities.iter().zip(&golden.probabilities) {
+            assert!((found - recorded).abs() < 1e-5);
+        }
+    }
+
+    // A day whose labels are turned round is stopped, with the reason.
+    house.publish(400..500, Labels::Flipped).await;
+    let poisoned = house.train(JobKind::HotUpdate, 400..500, Some(&first)).await;
+    let verdict = house.verdict(&poisoned).await;
+    assert_eq!(verdict.outcome, Outcome::Blocked, "{:#?}", verdict.reasons);
+    let said = verdict.reasons.join("\n");
+    assert!(said.contains("agreement with the new window's labels"), "{said}");
+    assert_eq!((verdict.data.earlier, verdict.data.fresh), (80, 20));
+    house.set_aside(&poisoned).await;
+
+    // The next clean day is judged on clean examples only, and passes.
+    house.publish(500..600, Labels::True).await;
+    let clean = house.train(JobKind::HotUpdate, 500..600, Some(&first)).await;
+    let verdict = house.verdict(&clean).await;
+    assert_eq!(verdict.outcome, Outcome::AutoPromote, "{:#?}", verdict.reasons);
+    assert_eq!((verdict.data.earlier, verdict.data.fresh), (80, 20));
+    assert_eq!(verdict.champion, Some(first));
+    assert_eq!(verdict.data.leaked, 0);
+    let state = |id: &str| verdict.checks.iter().find(|check| check.id == id).unwrap().state;
+    assert_eq!(state("retention"), CheckState::Pass);
+    assert_eq!(state("label-agreement"), CheckState::Pass);
+    evaluator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_was_altered_on_disk_is_blocked_and_the_evaluator_goes_on() {
+    let house = House::build().await;
+    house.publish(0..400, Labels::True).await;
+    let altered = house.train(JobKind::ColdStart, 0..400, None).await;
+    house.alter_weights(&altered).await;
+    let evaluator = house.start();
+    let verdict = house.verdict(&altered).await;
+    assert_eq!(verdict.outcome, Outcome::Blocked);
+    assert!(verdict.reasons[0].contains("corrupt"), "{:?}", verdict.reasons);
+
+    let sound = house.train(JobKind::ColdStart, 0..399, None).await;
+    let verdict = house.verdict(&sound).await;
+    assert_eq!(verdict.outcome, Outcome::AutoPromote, "{:#?}", verdict.reasons);
+    evaluator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evaluator_that_is_stopped_leaves_the_candidate_to_the_next() {
+    let house = House::build().await;
+    house.publish(0..400, Labels::True).await;
+    let evaluator = house.start();
+    let candidate = house.train(JobKind::ColdStart, 0..400, None).await;
+    evaluator.stop().await;
+    let next = house.start();
+    let verdict = house.verdict(&candidate).await;
+    assert_eq!(verdict.outcome, Outcome::AutoPromote, "{:#?}", verdict.reasons);
+    next.stop().await;
+}

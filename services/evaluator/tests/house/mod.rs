@@ -1,0 +1,226 @@
+//! A broker, a ledger and a store in a folder of their own, and a trainer's work done by hand.
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use chrono::Utc;
+use tidegate_contracts::{
+    Class, ContentType, Curated, Event, GenerationId, JobId, JobKind, Offset, Partition,
+    SourcePosition, Split, Verdict, Window,
+};
+use tidegate_evaluator::EvaluatorConfig;
+use tidegate_learning::{
+    CheckpointDir, Example, Job, NoObserver, Recipe, StartingPoint, manifest, train,
+};
+use tidegate_ledger::{
+    ArtifactStore, ArtifactsConfig, Author, Fact, Ledger, LedgerConfig, PromotedBy,
+};
+use tidegate_model::{Device, WEIGHTS};
+use tidegate_stream::{EmbeddedBroker, EmbeddedConfig, Message, Stream, StreamConfig};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) struct House {
+    folder: tempfile::TempDir,
+    _broker: EmbeddedBroker,
+    stream: Stream,
+    ledger: Ledger,
+    pub(crate) artifacts: ArtifactStore,
+}
+
+/// What is published as the label.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Labels {
+    True,
+    Flipped,
+}
+
+/// An evaluator that runs.
+pub(crate) struct Running {
+    shutdown: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// A network that trains in a second.
+fn recipe() -> Recipe {
+    Recipe::from_toml(
+        "[architecture]\nd_model = 16\nlayers = 1\nheads = 2\nkv_heads = 1\ncontext = 16\n\
+         vocab = 300\nexperts = 4\nexpert_width = 16\nwide_buckets = 4096\n\
+         [cold_start]\nepochs = 4\nbatch = 16\n[hot_update]\nepochs = 2\nbatch = 16\n",
+    )
+    .unwrap()
+}
+
+fn class(at: usize) -> &'static str {
+    ["ham", "spam"][at % 2]
+}
+
+fn text(at: usize) -> String {
+    let words = match class(at) {
+        "spam" => ["winner", "free", "prize", "cash"],
+        _ => ["meeting", "patch", "lunch", "notes"],
+    };
+    let (first, second) = (words[at / 2 % 4], words[at / 8 % 4]);
+    format!("{first} {second} about item {} of {}", at * 7 % 13, at % 5)
+}
+
+fn record(at: usize, labels: Labels) -> Curated {
+    let json = format!(r#"{{"id": "m-{at}", "parts": [{{"text": "{}"}}]}}"#, text(at));
+    let mut event = Event::decode(ContentType::Json, json.as_bytes(), Utc::now()).unwrap();
+    event.label = Some(Class::new(class(at + usize::from(labels == Labels::Flipped))));
+    let source = SourcePosition {
+        topic: "tidegate.events".to_owned(),
+        partition: Partition(0),
+        offset: Offset(at as i64),
+    };
+    // Every fifth pair: both classes are held out.
+    let split = if at / 2 % 5 == 4 { Split::Eval } else { Split::Train };
+    Curated { labelled_at: Some(event.time), event, split, source }
+}
+
+impl House {
+    pub(crate) async fn build() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listen = ([127, 0, 0, 1], 0).into();
+        let config = EmbeddedConfig { listen, ..EmbeddedConfig::default() };
+        let broker = EmbeddedBroker::start(&config, folder.path()).await.unwrap();
+        let brokers = broker.addr().to_string();
+        let stream = Stream::connect(&StreamConfig::default(), &brokers).unwrap();
+        stream.ensure_topics().await.unwrap();
+        let ledger = Ledger::open(&LedgerConfig::default(), folder.path()).await.unwrap();
+        let artifacts = ArtifactStore::open(&ArtifactsConfig::default(), folder.path()).unwrap();
+        Self { folder, _broker: broker, stream, ledger, artifacts }
+    }
+
+    pub(crate) fn start(&self) -> Running {
+        let shutdown = CancellationToken::new();
+        let config = EvaluatorConfig { lease_s: 2, ..EvaluatorConfig::default() };
+        let task = tokio::spawn(tidegate_evaluator::run(
+            config,
+            self.stream.clone(),
+            self.ledger.clone(),
+            self.artifacts.clone(),
+            Device::Cpu,
+            shutdown.clone(),
+        ));
+        Running { shutdown, task }
+    }
+
+    /// Publishes curated records; the topic's offset of each is its number.
+    pub(crate) async fn publish(&self, records: Range<usize>, labels: Labels) {
+        let topic = &self.stream.topics().curated;
+        let message = |at| Message::new(topic, record(at, labels).encode());
+        let sink = self.stream.sink().unwrap();
+        sink.send_all(records.map(message).collect()).await.unwrap();
+    }
+
+    async fn append(&self, fact: Fact) {
+        let author = Author::unfenced("test");
+        self.ledger.decide(&author, |_| Ok(Some(fact.clone()))).await.unwrap();
+    }
+
+    /// Learns from what is published and registers what came of it.
+    pub(crate) async fn train(
+        &self,
+        kind: JobKind,
+        records: Range<usize>,
+        parent: Option<&GenerationId>,
+    ) -> GenerationId {
+        let ends = (Offset(records.start as i64), Offset(records.end as i64));
+        let topic = self.stream.topics().curated.clone();
+        let window = Window::new(topic, [(Partition(0), ends)].into()).unwrap();
+        let start = match parent {
+            None => StartingPoint::Scratch,
+            Some(id) => StartingPoint::Champion(self.artifacts.generation(id).await.unwrap()),
+        };
+        let id = JobId::generate();
+        let seed = records.end as u64;
+        let recipe = recipe();
+        let device = Device::Cpu;
+        let job = Job { id, kind, recipe, start, window: window.clone(), seed, device };
+        let read = self.stream.read(&window).await.unwrap();
+        let curated = read.iter().map(|record| Curated::decode(&record.value).unwrap());
+        let examples: Vec<Example> =
+            curated.filter_map(|curated| Example::from_curated(&curated)).collect();
+        let folder = self.folder.path().join(job.id.as_str());
+        let (job, trained) = tokio::task::spawn_blocking(move || {
+            let checkpoints = CheckpointDir::open(&folder).unwrap();
+            let cancel = CancellationToken::new();
+            let trained = train(&job, &examples, &checkpoints, &mut NoObserver, &cancel).unwrap();
+            (job, trained)
+        })
+        .await
+        .unwrap();
+        let manifest = manifest(&job, &trained, None);
+        let generation = self.artifacts.put_generation(&manifest, &trained.files).await.unwrap();
+        let (job, parent) = (job.id, parent.copied());
+        let reason = "test".to_owned();
+        self.append(Fact::JobRequested { job: job.clone(), kind, reason }).await;
+        let (attempt, started) = (1, window.clone());
+        self.append(Fact::JobStarted { job: job.clone(), attempt, window: started, parent }).await;
+        self.append(Fact::CandidateRegistered { job, generation, parent, kind, window }).await;
+        generation
+    }
+
+    /// Waits for the verdict and reads the whole document.
+    pub(crate) async fn verdict(&self, generation: &GenerationId) -> Verdict {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let state = self.ledger.state().await.unwrap();
+            if let Some(verdict) = &state.generation(generation).unwrap().verdict {
+                let document = self.artifacts.get(&verdict.id).await.unwrap();
+                let read: Verdict = serde_json::from_slice(&document).unwrap();
+                assert_eq!((read.generation, read.outcome), (*generation, verdict.outcome));
+                assert_eq!(read.reasons[0], verdict.reasons[0]);
+                return read;
+            }
+            assert!(Instant::now() < deadline, "no verdict in time");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) async fn promote(&self, generation: &GenerationId) {
+        let state = self.ledger.state().await.unwrap();
+        let verdict = state.generation(generation).unwrap().verdict.clone().unwrap().id;
+        let (generation, previous) = (*generation, state.champion());
+        let by = PromotedBy::Policy;
+        self.append(Fact::Promoted { generation, previous, verdict, by }).await;
+    }
+
+    pub(crate) async fn set_aside(&self, generation: &GenerationId) {
+        let state = self.ledger.state().await.unwrap();
+        let window = state.generation(generation).unwrap().window.clone();
+        let (generation, reason) = (*generation, "blocked".to_owned());
+        self.append(Fact::WindowQuarantined { generation, window, reason }).await;
+    }
+
+    /// Changes one byte of the weights where they lie.
+    pub(crate) async fn alter_weights(&self, generation: &GenerationId) {
+        let manifest = self.artifacts.manifest(generation).await.unwrap();
+        let name = manifest.files[WEIGHTS].hash.to_hex();
+        let mut folders = vec![self.folder.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.file_name().is_some_and(|file| file.to_string_lossy() == name) {
+                    let mut bytes = std::fs::read(&path).unwrap();
+                    let last = bytes.len() - 1;
+                    bytes[last] ^= 1;
+                    std::fs::write(&path, bytes).unwrap();
+                    return;
+                }
+            }
+        }
+        panic!("the weights are not in the store's folder");
+    }
+}
