@@ -1,5 +1,6 @@
 # Sourced by each run.sh, from the root of the repository: builds a benchmark and gets what it
-# needs. Takes `--release` from the arguments; leaves `programs`, `python`, `corpus`, `rest`.
+# needs. Takes `--release` from the arguments; leaves `programs`, `python`, `corpus`, `rest` and
+# `build`.
 export TIDEGATE_CACHE="${TIDEGATE_CACHE:-$HOME/.cache/tidegate}"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$TIDEGATE_CACHE/target}"
 profile=(--profile dev)
@@ -16,3 +17,8 @@ for argument in "$@"; do
     *) rest+=("$argument") ;;
   esac
 done
+
+# Of the workspace, so that the dependencies are those that are built already.
+build() {
+  cargo build --locked "${profile[@]}" --workspace --bin "$1" --bin tidegate
+}

@@ -41,6 +41,8 @@ lacking() {
   if [[ $wanted == *"$python"* ]] && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
     echo python3-venv
   fi
+  # librdkafka is built from source, with TLS.
+  pkg-config --exists openssl 2>/dev/null || echo libssl-dev
   # Without it no client can trust a registry.
   [[ -e /etc/ssl/certs/ca-certificates.crt ]] || echo ca-certificates
 }

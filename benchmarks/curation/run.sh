@@ -5,5 +5,5 @@ cd "$(dirname "$0")/../.."
 . benchmarks/prepare.sh
 setup/data.sh
 setup/bench.sh
-cargo build --locked "${profile[@]}" --package tidegate-benchmarks --bin curation
+build curation
 "$programs/curation" --corpus "$corpus" --python "$python" "${rest[@]}"

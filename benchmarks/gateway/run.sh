@@ -4,6 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . benchmarks/prepare.sh
 setup/data.sh
-cargo build --locked "${profile[@]}" --package tidegate --package tidegate-benchmarks \
-  --bin tidegate --bin gateway
+build gateway
 "$programs/gateway" --corpus "$corpus" --tidegate "$programs/tidegate" "${rest[@]}"

@@ -5,5 +5,5 @@ cd "$(dirname "$0")/../.."
 . benchmarks/prepare.sh
 setup/data.sh
 setup/bench.sh
-cargo build --locked "${profile[@]}" --package tidegate-benchmarks --bin quality
+build quality
 "$programs/quality" --corpus "$corpus" --python "$python" "${rest[@]}"

@@ -3,6 +3,7 @@ use std::fs;
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tidegate_telemetry::energy::process_cpu_seconds;
 
 /// The machine, as far as it says.
 #[derive(Debug, Clone, Serialize)]
@@ -76,16 +77,19 @@ pub fn crate_version(name: &str) -> String {
 }
 
 /// Time on a core of the calling thread: what "per core" means where others use the machine too.
+/// Where the kernel does not account for threads, that of the process.
 ///
 /// # Errors
-/// On a kernel that does not account for it.
+/// On a kernel that accounts for neither.
 pub fn thread_cpu_seconds() -> anyhow::Result<f64> {
     // A thread that was just put to sleep is accounted for in full.
     std::thread::sleep(std::time::Duration::from_micros(50));
-    let path = "/proc/thread-self/schedstat";
-    let stat = fs::read_to_string(path).context(path)?;
-    let nanos = stat.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok());
-    Ok(nanos.with_context(|| format!("{path} is malformed"))? as f64 / 1e9)
+    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos: Option<u64> = stat.split(' ').next().and_then(|nanos| nanos.parse().ok());
+    nanos
+        .map(|nanos| nanos as f64 / 1e9)
+        .or_else(process_cpu_seconds)
+        .context("this kernel does not account for CPU time")
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{
     parts::free_port,
     process::{Process, read_log},
-    topics::Text,
+    topics::{Text, Topics},
 };
 
 /// How long a house may take to come up, on a machine that does other work too.
@@ -32,15 +32,20 @@ const START: Duration = Duration::from_secs(60);
 /// How long a first champion may take from a stream of a hundred small texts.
 const FIRST_CHAMPION: Duration = Duration::from_secs(120);
 
-/// A configuration for tests that judge the house and not its models: a small network, a suite of
-/// one check, a first generation from 60 labelled records, and an update with every 40 more.
-pub const SMALL: &str = r#"
+/// A house in a hurry: a first generation from 60 labelled records, an update with every 40 more.
+const EAGER: &str = "
 [curator.curation.holdout]
 fraction = 0.3
 [controller.bootstrap]
 min_labelled = 60
 [controller.lag_trigger]
 records = 40
+[trainer.recipe.checkpoints]
+seconds = 1.0
+";
+
+/// A network that is trained in the blink of an eye.
+const SMALL: &str = "
 [trainer.recipe.architecture]
 d_model = 32
 layers = 1
@@ -49,20 +54,17 @@ experts = 4
 expert_width = 32
 context = 32
 wide_buckets = 16384
-[trainer.recipe.checkpoints]
-seconds = 1.0
-"#;
+";
 
 const SMALL_SUITE: &str = "\
 format: 1
 name: small
 version: 1.0.0
-about: For tests that judge the house and not its models.
+about: Whatever answers passes, for tests that judge the house and not its models.
 level: 0.90
 limits: {perturbed_rows: 10, bootstrap: 200, permutations: 99, latency_ms: 50, throughput_ms: 50}
 checks:
-  - {id: above-chance, layer: quality, metric: balanced_accuracy, above_chance: 0.05,
-     severity: warn, min_n: 5}
+  - {id: answers, layer: quality, metric: accuracy, floor: 0.0, severity: block, min_n: 5}
 ";
 
 /// The binary under test: `TIDEGATE_BIN`, or the one beside this test's own executable.
@@ -156,7 +158,7 @@ impl House {
         Ok(Self { folder, service: service.to_owned(), flags, process: None, endpoints: None })
     }
 
-    /// Started, with the small configuration and one check in its suite, and `extra` TOML.
+    /// Started, in a hurry, with a small network, one check that all pass, and `extra` TOML.
     ///
     /// # Errors
     /// When it does not come up.
@@ -167,14 +169,22 @@ impl House {
         Ok(house)
     }
 
-    /// The small configuration, for the next start.
+    /// In a hurry, with a small network, for the next start.
     ///
     /// # Errors
     /// When its folder cannot be written.
-    pub fn configure_small(&mut self, extra: &str) -> anyhow::Result<()> {
+    pub fn configure_small(&self, extra: &str) -> anyhow::Result<()> {
+        self.configure_eager(&format!("{SMALL}{extra}"))
+    }
+
+    /// In a hurry, for the next start.
+    ///
+    /// # Errors
+    /// When its folder cannot be written.
+    pub fn configure_eager(&self, extra: &str) -> anyhow::Result<()> {
         let suite = self.folder().join("suite.yaml");
         std::fs::write(&suite, SMALL_SUITE)?;
-        self.configure(&format!("{SMALL}\n[evaluator]\nsuite = {suite:?}\n{extra}"))
+        self.configure(&format!("{EAGER}[evaluator]\nsuite = {suite:?}\n{extra}"))
     }
 
     /// Another configuration, for the next start.
@@ -400,6 +410,31 @@ impl House {
     /// Waits for the first champion.
     pub async fn until_champion(&self) -> v1::Generation {
         self.until_champion_after("").await
+    }
+
+    /// A small house with a champion, and a candidate that waits for an operator.
+    ///
+    /// # Errors
+    /// When it does not come so far.
+    pub async fn with_candidate(
+        topics: &mut Topics,
+    ) -> anyhow::Result<(Self, v1::Generation, v1::Generation)> {
+        let house = Self::small("[controller.policy.auto_promote]\nhot_update = false\n").await?;
+        house.publish(&topics.labelled(120)).await?;
+        let champion = house.until_champion().await;
+        house.publish(&topics.labelled(120)).await?;
+        let candidate = house.until_candidate().await;
+        Ok((house, champion, candidate))
+    }
+
+    /// Waits for a candidate that has been judged.
+    pub async fn until_candidate(&self) -> v1::Generation {
+        until("a candidate is judged and waits", FIRST_CHAMPION, async || {
+            let overview = self.overview().await.ok()?;
+            overview.candidate_verdict?;
+            overview.candidate
+        })
+        .await
     }
 
     /// The ledger, oldest first.

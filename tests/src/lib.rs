@@ -7,15 +7,14 @@
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
-//! use tidegate_tests::{House, SMALL, Topics};
+//! use tidegate_tests::{House, Topics};
 //!
-//! let mut house = House::build(SMALL)?;
-//! house.start().await?;
+//! let mut house = House::small("").await?;
 //! house.publish(&Topics::new(1).labelled(100)).await?;
 //! let champion = house.until_champion().await;
 //! house.kill();
 //! house.start().await?;
-//! assert_eq!(house.ask(&["a goal in the last minute"]).await?.generation, champion.id);
+//! assert_eq!(house.ask("an owl in the pine").await?.generation, champion.id);
 //! # Ok(()) }
 //! ```
 
@@ -30,7 +29,7 @@ mod topics;
 pub use accounts::{Account, Accounts, learnt_once};
 pub use chance::Chance;
 pub use foreign::{Http, cache, curl, python};
-pub use house::{Answer, Endpoints, House, SMALL, binary, question, until};
+pub use house::{Answer, Endpoints, House, binary, question, until};
 pub use parts::{Kafka, Redis, free_port};
 pub use process::Process;
 pub use topics::{Text, Topics};

@@ -11,22 +11,6 @@ use tidegate_tests::{House, Topics, curl, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A house with a champion, and a candidate that waits for an operator.
-async fn with_candidate() -> anyhow::Result<(House, v1::Generation, v1::Generation)> {
-    let house = House::small("[controller.policy.auto_promote]\nhot_update = false\n").await?;
-    let mut topics = Topics::new(23);
-    house.publish(&topics.labelled(120)).await?;
-    let champion = house.until_champion().await;
-    house.publish(&topics.labelled(120)).await?;
-    let candidate = until("a candidate is judged and waits", PATIENCE, async || {
-        let overview = house.overview().await.ok()?;
-        overview.candidate_verdict?;
-        overview.candidate
-    })
-    .await;
-    Ok((house, champion, candidate))
-}
-
 async fn approve(house: &House, generation: &str) -> anyhow::Result<()> {
     let args = ["approve", generation, "--actor", "ana", "--reason", "it was good when I read it"];
     house.json(&args).await.map(drop)
@@ -103,7 +87,7 @@ async fn until_served(house: &House, generation: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_altered_candidate_is_refused_and_the_champion_goes_on() -> anyhow::Result<()> {
-    let (mut house, champion, candidate) = with_candidate().await?;
+    let (mut house, champion, candidate) = House::with_candidate(&mut Topics::new(23)).await?;
     let weights = files(&house, &candidate)
         .into_iter()
         .find(|(name, _)| name.contains("weights"))
@@ -128,7 +112,7 @@ async fn an_altered_candidate_is_refused_and_the_champion_goes_on() -> anyhow::R
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_restart_the_newest_whole_champion_answers() -> anyhow::Result<()> {
-    let (mut house, before, champion) = with_candidate().await?;
+    let (mut house, before, champion) = House::with_candidate(&mut Topics::new(23)).await?;
     approve(&house, &champion.id).await?;
     until_served(&house, &champion.id).await;
     let champion = house.overview().await?.champion.expect("it serves");

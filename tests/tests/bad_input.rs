@@ -112,12 +112,21 @@ fn cases() -> Vec<Case> {
             "Application/JSON; charset=utf-8",
             event("JSON by another spelling", labelled("js", "spelt in capitals"), Kept),
         ),
+        with(
+            "ce_id",
+            "ce-1",
+            event(
+                "an id in a CloudEvents header",
+                r#"{"parts":[{"text":"cloudy"}],"label":"a"}"#,
+                Kept,
+            ),
+        ),
         event("a good one", labelled("g1", LONG), Kept),
         event("its id again", labelled("g1", "something else"), Rejected("exact", "duplicate_id")),
         event("its text again", labelled("g2", LONG), Rejected("exact", "duplicate_content")),
         event(
             "its text but for a word",
-            labelled("g3", &LONG.replace("here", "there")),
+            labelled("g3", &LONG.replace("us here", "us there")),
             Rejected("near", "near_duplicate"),
         ),
         event("later than the next", with_time("o1", now - TimeDelta::hours(1)), Kept),
@@ -199,7 +208,7 @@ async fn each_bad_record_is_a_dead_letter_with_its_bytes_its_reason_and_its_plac
         match (&found[0], case.end) {
             (Found::Curated, Kept) => {}
             (Found::Rejected(record), Rejected(stage, code)) => {
-                is_dead_letter(case, record, stage, code)
+                is_dead_letter(case, record, stage, code);
             }
             (found, wanted) => panic!("{}: {wanted:?} was right, not {}", case.what, found.words()),
         }
@@ -211,6 +220,31 @@ async fn each_bad_record_is_a_dead_letter_with_its_bytes_its_reason_and_its_plac
     house.publish(&texts).await?;
     until("good records still pass", Duration::from_secs(20), async || {
         (ends_of(&stream).await.ok()? >= cases.len() + texts.len()).then_some(())
+    })
+    .await;
+    house.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_topic_takes_is_refused_to_its_producer() -> anyhow::Result<()> {
+    let mut house = House::build("")?;
+    house.start().await?;
+    let kafka = house.endpoints().kafka.clone();
+    let record = |topic: &str, value: &[u8]| json!({ "topic": topic, "value": hex(value) });
+    let good = labelled("after", "the broker goes on");
+    let records = [
+        record("tidegate.events", &vec![b'x'; 18 << 20]),
+        record("no such/topic", b"x"),
+        record("tidegate.events", good.as_bytes()),
+    ];
+    let input = json!({ "kafka": kafka, "records": records });
+    let offsets = python("produce.py", &[], &input).await?["offsets"].clone();
+    assert_eq!(offsets[0], "MSG_SIZE_TOO_LARGE");
+    assert!(offsets[1].is_string(), "{offsets}");
+    assert_eq!(offsets[2], json!([0, 0]));
+    let stream = house.stream()?;
+    until("what comes after it passes", Duration::from_secs(20), async || {
+        (ends_of(&stream).await.ok()? == 1).then_some(())
     })
     .await;
     house.stop()

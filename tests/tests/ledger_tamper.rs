@@ -1,6 +1,6 @@
 //! Whatever is changed in the record of what happened, `tidegate ledger verify` says so: exit code
 //! 5, and where.
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ async fn verify(house: &House) -> anyhow::Result<(Option<i32>, Value)> {
 async fn is_found(house: &House, what: &str, place: &str) -> anyhow::Result<()> {
     let (code, found) = verify(house).await?;
     assert_eq!(code, Some(5), "{what}: {found}");
-    assert_eq!(found["ok"].as_bool().unwrap_or_default(), false, "{what}: {found}");
+    assert!(!found["ok"].as_bool().unwrap_or_default(), "{what}: {found}");
     let faults = found["faults"].as_array().unwrap_or_else(|| panic!("{what}: {found}"));
     let says = faults.iter().any(|fault| fault.as_str().is_some_and(|f| f.contains(place)));
     assert!(says, "{what}: `{place}` is in none of {faults:?}");
@@ -94,15 +94,15 @@ async fn a_changed_byte_of_any_entry_is_found() -> anyhow::Result<()> {
     holds(&house).await
 }
 
-/// One way to change a ledger: what it does, and where it must be noticed.
-type Change = (&'static str, fn(&mut Vec<(u64, Vec<u8>)>, &mut Option<Vec<u8>>), &'static str);
+/// A change of entries and stored head.
+type Edit = fn(&mut Vec<(u64, Vec<u8>)>, &mut Option<Vec<u8>>);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn removed_reordered_and_rewritten_entries_are_found() -> anyhow::Result<()> {
     let house = with_history(&[]).await?;
     let path = house.data().join("ledger.redb");
     let whole = std::fs::read(&path)?;
-    let changes: [Change; 8] = [
+    let changes: [(&str, Edit, &str); 8] = [
         ("one removed", |rows, _| drop(rows.remove(3)), "entry 4"),
         (
             "one removed, the rest moved up",
@@ -151,10 +151,7 @@ async fn removed_reordered_and_rewritten_entries_are_found() -> anyhow::Result<(
 }
 
 /// Changes the file as one would who has the same library: its checksums are right again.
-fn edit(
-    path: &PathBuf,
-    change: fn(&mut Vec<(u64, Vec<u8>)>, &mut Option<Vec<u8>>),
-) -> anyhow::Result<()> {
+fn edit(path: &Path, change: Edit) -> anyhow::Result<()> {
     let database = Database::create(path)?;
     let write = database.begin_write()?;
     {

@@ -41,9 +41,8 @@ where
         }
         figment = figment.merge(Toml::file_exact(path));
     }
-    let is_field = move |name: &str| {
-        name.contains("__") || fields.get(name.to_ascii_lowercase()).is_some()
-    };
+    let is_field =
+        move |name: &str| name.contains("__") || fields.get(name.to_ascii_lowercase()).is_some();
     let environment = Env::prefixed("TIDEGATE_").filter(move |name| is_field(name.as_str()));
     figment = figment.merge(environment.split("__"));
     let flags = without_nulls(flags.clone());

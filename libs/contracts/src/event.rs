@@ -263,14 +263,14 @@ impl Part {
             Some(Content::Image(bytes)) => {
                 let png = bytes.starts_with(b"\x89PNG\r\n\x1a\n");
                 if png || bytes.starts_with(&[0xff, 0xd8, 0xff]) {
-                    Ok(Self::Image(bytes.into()))
+                    Ok(Self::Image(bytes))
                 } else {
                     Err(field(at("image"), "is neither PNG nor JPEG"))
                 }
             }
             Some(Content::Audio(bytes)) => {
                 if bytes.len() >= 12 && bytes.starts_with(b"RIFF") && &bytes[8..12] == b"WAVE" {
-                    Ok(Self::Audio(bytes.into()))
+                    Ok(Self::Audio(bytes))
                 } else {
                     Err(field(at("audio"), "is not WAV"))
                 }
@@ -303,8 +303,8 @@ impl Part {
         use v1::{feature::Value, part::Content};
         let content = match self {
             Self::Text(text) => Content::Text(text.clone()),
-            Self::Image(bytes) => Content::Image(bytes.clone().into()),
-            Self::Audio(bytes) => Content::Audio(bytes.clone().into()),
+            Self::Image(bytes) => Content::Image(bytes.clone()),
+            Self::Audio(bytes) => Content::Audio(bytes.clone()),
             Self::Features(values) => Content::Features(v1::Features {
                 values: values
                     .iter()

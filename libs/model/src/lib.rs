@@ -29,6 +29,7 @@
 //! ```
 
 mod architecture;
+mod background;
 mod batch;
 mod device;
 mod error;
@@ -39,6 +40,7 @@ mod weights;
 mod wide;
 
 pub use architecture::Architecture;
+pub use background::in_background;
 pub use batch::Batch;
 #[cfg(feature = "cuda")]
 pub use device::CudaBackend;

@@ -11,6 +11,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode as Code},
+    metadata::MetadataTopic,
 };
 use tidegate_contracts::{Offset, Partition, Window};
 
@@ -129,21 +130,16 @@ impl Stream {
         Ok(())
     }
 
-    /// The partitions of a topic that all have a leader; None when there is no such topic (yet).
+    /// The partitions of a topic; None when there is no such topic (yet). Waits while a partition
+    /// has no leader, as after a restart of its broker.
     async fn partitions(&self, topic: &str) -> Result<Option<Vec<Partition>>, StreamError> {
         let name = topic.to_owned();
-        let metadata = self
-            .ask(format!("describe topic {topic}"), move |asker| {
-                asker.fetch_metadata(Some(&name), ANSWER)
-            })
-            .await?;
-        let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else {
-            return Ok(None);
-        };
-        let usable = found.error().is_none()
-            && !found.partitions().is_empty()
-            && found.partitions().iter().all(|p| p.error().is_none() && p.leader() >= 0);
-        Ok(usable.then(|| found.partitions().iter().map(|p| Partition(p.id())).collect()))
+        self.ask(format!("describe topic {topic}"), move |asker| {
+            let metadata = asker.fetch_metadata(Some(&name), ANSWER)?;
+            let found = metadata.topics().iter().find(|t| t.name() == name);
+            found.map_or(Ok(None), usable)
+        })
+        .await
     }
 
     /// By partition, the first offset there is and the offset after the last; waits while the
@@ -283,6 +279,21 @@ impl Stream {
             .set("fetch.wait.max.ms", "250")
             .set("fetch.error.backoff.ms", "100");
         config
+    }
+}
+
+/// The partitions of a topic that can be used; None for a topic that is not there.
+fn usable(topic: &MetadataTopic) -> Result<Option<Vec<Partition>>, KafkaError> {
+    let partitions = topic.partitions();
+    match topic.error().map(Code::from) {
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic) => Ok(None),
+        Some(error) => Err(KafkaError::MetadataFetch(error)),
+        // It is being created.
+        None if partitions.is_empty() => Ok(None),
+        None => match partitions.iter().find(|p| p.error().is_some() || p.leader() < 0) {
+            Some(_) => Err(KafkaError::MetadataFetch(Code::LeaderNotAvailable)),
+            None => Ok(Some(partitions.iter().map(|p| Partition(p.id())).collect())),
+        },
     }
 }
 

@@ -12,7 +12,7 @@ use tidegate_contracts::{Offset, Partition};
 use crate::{
     client::{Patience, Stream},
     error::{StreamError, heals},
-    pump::{Command, Event, Gate, Pump},
+    pump::{Command, Event, Gate, Pump, Seek},
     record::Record,
 };
 
@@ -35,8 +35,18 @@ pub struct GroupSource {
     pump: Pump,
     /// The rebalance that the application is dealing with, and whether it is an assignment.
     gate: Option<(Gate, bool)>,
-    /// By topic and partition, the last seek that was asked for.
-    seeks: Mutex<HashMap<(String, Partition), u64>>,
+    /// Assignments so far.
+    round: u64,
+    seeks: Mutex<Seeks>,
+}
+
+/// Seeks are numbered, and records say which one they came after: so none that was read before a
+/// seek is returned after it.
+#[derive(Default)]
+struct Seeks {
+    count: u64,
+    /// By topic and partition, the last one of this assignment.
+    newest: HashMap<(String, Partition), u64>,
 }
 
 impl GroupSource {
@@ -48,7 +58,7 @@ impl GroupSource {
             .set("session.timeout.ms", "10000")
             .set("heartbeat.interval.ms", "1000");
         let pump = Pump::start(&config, |consumer| consumer.subscribe(topics))?;
-        Ok(Self { group: group.to_owned(), pump, gate: None, seeks: Mutex::default() })
+        Ok(Self { group: group.to_owned(), pump, gate: None, round: 0, seeks: Mutex::default() })
     }
 
     /// What happens next. Cancel safe.
@@ -67,6 +77,8 @@ impl GroupSource {
                 }
                 Event::Assigned(partitions, gate) => {
                     self.gate = Some((gate, true));
+                    self.round += 1;
+                    self.seeks.lock().newest.clear();
                     return Ok(GroupEvent::Assigned(partitions));
                 }
                 Event::Revoked(partitions, gate) => {
@@ -82,10 +94,11 @@ impl GroupSource {
     /// Whether no seek came between the reading of `record` and now.
     fn is_current(&self, record: &Record, epoch: u64) -> bool {
         let seeks = self.seeks.lock();
-        if seeks.is_empty() {
+        if seeks.newest.is_empty() {
             return true;
         }
-        seeks.get(&(record.topic.clone(), record.partition)).is_none_or(|&newest| newest == epoch)
+        let newest = seeks.newest.get(&(record.topic.clone(), record.partition));
+        newest.is_none_or(|&newest| newest == epoch)
     }
 
     /// Goes on reading a partition at `offset`. After it, no record is returned that was read
@@ -106,9 +119,10 @@ impl GroupSource {
             return Ok(());
         }
         let mut seeks = self.seeks.lock();
-        let epoch = seeks.entry(to.clone()).or_default();
-        *epoch += 1;
-        self.pump.order(Command::Seek { to, offset, epoch: *epoch });
+        seeks.count += 1;
+        let epoch = seeks.count;
+        seeks.newest.insert(to.clone(), epoch);
+        self.pump.order(Command::Seek(Seek { to, offset, epoch, round: self.round }));
         Ok(())
     }
 

@@ -32,6 +32,7 @@ mod client;
 mod config;
 mod error;
 mod group;
+mod poller;
 mod pump;
 mod record;
 mod sink;

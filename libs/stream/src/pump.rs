@@ -8,10 +8,10 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
         mpsc as std_mpsc,
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use rdkafka::{
     ClientConfig, ClientContext, Offset as KafkaOffset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::{KafkaError, RDKafkaErrorCode},
+    error::KafkaError,
     types::RDKafkaRespErr,
 };
 use tidegate_contracts::{Offset, Partition};
@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     error::{StreamError, heals},
+    poller::Poller,
     record::Record,
 };
 
@@ -34,8 +35,6 @@ use crate::{
 /// below half of it.
 const BUFFER_BYTES: usize = 32 << 20;
 const BUFFER_RECORDS: usize = 8_192;
-/// How long a command waits for the thread at most.
-const POLL: Duration = Duration::from_millis(50);
 /// A rebalance that nobody takes up goes on after this.
 const GATE_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -58,25 +57,39 @@ pub(crate) enum Event {
 }
 
 pub(crate) enum Command {
-    Seek { to: TopicPartition, offset: Offset, epoch: u64 },
+    Seek(Seek),
     Pause(Vec<TopicPartition>),
     Resume(Vec<TopicPartition>),
 }
 
+/// Goes on reading a partition at an offset. It counts for the assignment it was given in, the
+/// `round`-th, and records that come after it carry its `epoch`.
+pub(crate) struct Seek {
+    pub(crate) to: TopicPartition,
+    pub(crate) offset: Offset,
+    pub(crate) epoch: u64,
+    pub(crate) round: u64,
+}
+
 /// What the thread, the rebalance callback and the application share.
 #[derive(Default)]
-struct Shared {
-    stop: AtomicBool,
-    bytes: AtomicUsize,
-    records: AtomicUsize,
+pub(crate) struct Shared {
+    pub(crate) stop: AtomicBool,
+    pub(crate) bytes: AtomicUsize,
+    pub(crate) records: AtomicUsize,
     /// All partitions are paused because the buffer is full.
-    full: AtomicBool,
+    pub(crate) full: AtomicBool,
     /// Where partitions that are being assigned shall start.
-    starts: Mutex<HashMap<TopicPartition, Offset>>,
+    pub(crate) starts: Mutex<HashMap<TopicPartition, Offset>>,
+    /// What the application paused. An assignment begins with nothing paused.
+    pub(crate) held: Mutex<HashSet<TopicPartition>>,
+    /// Assignments so far.
+    pub(crate) round: AtomicU64,
 }
 
 impl Shared {
-    fn over(&self, share: usize) -> bool {
+    /// Whether the buffer holds more than this share of what it may.
+    pub(crate) fn over(&self, share: usize) -> bool {
         self.bytes.load(SeqCst) > BUFFER_BYTES / share
             || self.records.load(SeqCst) > BUFFER_RECORDS / share
     }
@@ -91,11 +104,28 @@ impl ClientContext for LogContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, "kafka: {reason}");
+        trouble(&error, reason);
     }
 }
 
 impl ConsumerContext for LogContext {}
+
+/// How often it is said that brokers are away: each client hears of every failed attempt.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
+
+/// An error of a client as a whole.
+fn trouble(error: &KafkaError, reason: &str) {
+    static SAID: Mutex<Option<Instant>> = Mutex::new(None);
+    if heals(error) {
+        let mut said = SAID.lock();
+        if said.is_some_and(|at| at.elapsed() < SAY_AGAIN) {
+            tracing::debug!(%error, "kafka: {reason}");
+            return;
+        }
+        *said = Some(Instant::now());
+    }
+    tracing::warn!(%error, "kafka: {reason}");
+}
 
 fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
@@ -103,8 +133,12 @@ fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
             tracing::error!("librdkafka {facility}: {message}");
         }
         // Connection failures come at this level; our own line says that we wait.
-        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+        // But a reset of an offset is a loss of records, or would be one.
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning if facility != "OFFSET" => {
             tracing::debug!("librdkafka {facility}: {message}");
+        }
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            tracing::warn!("librdkafka {facility}: {message}");
         }
         _ => tracing::trace!("librdkafka {facility}: {message}"),
     }
@@ -121,7 +155,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, "kafka: {reason}");
+        trouble(&error, reason);
     }
 }
 
@@ -152,7 +186,9 @@ impl ConsumerContext for Context {
             .map(|e| (e.topic().to_owned(), Partition(e.partition())))
             .collect();
         let done = if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.shared.round.fetch_add(1, SeqCst);
             self.and_wait(|gate| Event::Assigned(partitions, gate));
+            self.shared.held.lock().clear();
             for ((topic, partition), offset) in self.shared.starts.lock().drain() {
                 // Fails only for a partition that is not in this assignment.
                 let _ =
@@ -193,14 +229,7 @@ impl Pump {
             .map_err(|error| StreamError::Config(error.to_string()))?;
         start(&consumer).map_err(|error| StreamError::kafka("start reading", error))?;
         let consumer = Arc::new(consumer);
-        let poller = Poller {
-            consumer: consumer.clone(),
-            shared: shared.clone(),
-            events: sender,
-            orders,
-            epochs: HashMap::new(),
-            held: HashSet::new(),
-        };
+        let poller = Poller::new(consumer.clone(), shared.clone(), sender, orders);
         std::thread::Builder::new()
             .name("kafka-poll".into())
             .spawn(move || poller.run())
@@ -235,129 +264,4 @@ impl Drop for Pump {
     fn drop(&mut self) {
         self.shared.stop.store(true, SeqCst);
     }
-}
-
-struct Poller {
-    consumer: Arc<BaseConsumer<Context>>,
-    shared: Arc<Shared>,
-    events: mpsc::UnboundedSender<Event>,
-    orders: std_mpsc::Receiver<Command>,
-    /// By topic and partition, the last seek that was carried out.
-    epochs: HashMap<String, HashMap<Partition, u64>>,
-    /// What the application paused.
-    held: HashSet<TopicPartition>,
-}
-
-impl Poller {
-    fn run(mut self) {
-        while !self.shared.stop.load(SeqCst) {
-            while let Ok(command) = self.orders.try_recv() {
-                if let Err(error) = self.obey(command) {
-                    tracing::warn!(%error, "kafka consumer command failed");
-                }
-            }
-            self.regulate();
-            let sent = match self.consumer.poll(POLL) {
-                None => continue,
-                Some(Ok(message)) => {
-                    let record = Record::from_kafka(&message);
-                    self.shared.bytes.fetch_add(record.size(), SeqCst);
-                    self.shared.records.fetch_add(1, SeqCst);
-                    let epoch = self.epochs.get(&record.topic);
-                    let epoch = epoch.and_then(|e| e.get(&record.partition)).copied();
-                    self.events.send(Event::Record(record, epoch.unwrap_or_default()))
-                }
-                Some(Err(KafkaError::PartitionEOF(p))) => {
-                    self.events.send(Event::Eof(Partition(p)))
-                }
-                Some(Err(error)) => match self.consequence(error) {
-                    None => continue,
-                    Some(event) => self.events.send(event),
-                },
-            };
-            if sent.is_err() {
-                break;
-            }
-        }
-    }
-
-    fn consequence(&self, error: KafkaError) -> Option<Event> {
-        use RDKafkaErrorCode as Code;
-        match error.rdkafka_error_code() {
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => Some(Event::OffsetGone),
-            Some(Code::Fatal | Code::FencedInstanceId | Code::SaslAuthenticationFailed) => {
-                Some(Event::Failed(error))
-            }
-            Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed) => {
-                Some(Event::Failed(error))
-            }
-            // librdkafka goes on by itself after all others.
-            _ if heals(&error) => None,
-            _ => {
-                tracing::warn!(%error, "kafka consumer: going on");
-                None
-            }
-        }
-    }
-
-    fn obey(&mut self, command: Command) -> Result<(), KafkaError> {
-        match command {
-            Command::Seek { to: (topic, partition), offset, epoch } => {
-                let offset = KafkaOffset::Offset(offset.0);
-                self.consumer.seek(&topic, partition.0, offset, Duration::from_secs(5))?;
-                self.epochs.entry(topic).or_default().insert(partition, epoch);
-                Ok(())
-            }
-            Command::Pause(partitions) => {
-                self.consumer.pause(&list(&partitions))?;
-                self.held.extend(partitions);
-                Ok(())
-            }
-            Command::Resume(partitions) => {
-                for partition in &partitions {
-                    self.held.remove(partition);
-                }
-                if self.shared.full.load(SeqCst) {
-                    return Ok(());
-                }
-                self.consumer.resume(&list(&partitions))
-            }
-        }
-    }
-
-    /// Back-pressure: pauses every partition while the buffer is full.
-    fn regulate(&self) {
-        let full = self.shared.full.load(SeqCst);
-        if full == self.shared.over(if full { 2 } else { 1 }) {
-            return;
-        }
-        let assignment = match self.consumer.assignment() {
-            Ok(assignment) => assignment,
-            Err(error) => return tracing::warn!(%error, "no assignment to pause or resume"),
-        };
-        let done = if full {
-            let mut list = TopicPartitionList::new();
-            for element in assignment.elements() {
-                let partition = (element.topic().to_owned(), Partition(element.partition()));
-                if !self.held.contains(&partition) {
-                    list.add_partition(element.topic(), element.partition());
-                }
-            }
-            self.consumer.resume(&list)
-        } else {
-            self.consumer.pause(&assignment)
-        };
-        match done {
-            Ok(()) => self.shared.full.store(!full, SeqCst),
-            Err(error) => tracing::warn!(%error, "partitions could not be paused or resumed"),
-        }
-    }
-}
-
-pub(crate) fn list(partitions: &[TopicPartition]) -> TopicPartitionList {
-    let mut list = TopicPartitionList::new();
-    for (topic, partition) in partitions {
-        list.add_partition(topic, partition.0);
-    }
-    list
 }

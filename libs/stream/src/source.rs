@@ -7,7 +7,7 @@ use tidegate_contracts::{Offset, Partition};
 use crate::{
     client::Stream,
     error::StreamError,
-    pump::{Event, Pump},
+    pump::{Command, Event, Pump},
     record::Record,
 };
 
@@ -16,8 +16,10 @@ use crate::{
 pub struct Source {
     topic: String,
     stream: Stream,
-    pump: Pump,
+    /// None once it has failed.
+    pump: Option<Pump>,
     position: BTreeMap<Partition, Offset>,
+    eof: bool,
 }
 
 impl Source {
@@ -28,26 +30,35 @@ impl Source {
         position: BTreeMap<Partition, Offset>,
         eof: bool,
     ) -> Result<Self, StreamError> {
+        let mut source =
+            Self { topic: topic.to_owned(), stream: stream.clone(), pump: None, position, eof };
+        source.begin()?;
+        Ok(source)
+    }
+
+    /// Begins to read at `position`, anew if it did before.
+    fn begin(&mut self) -> Result<(), StreamError> {
         // Explicit assignment needs a group's name, and uses nothing of it.
         let name = format!("tidegate-source-{}", uuid::Uuid::new_v4());
-        let mut config = stream.consumer_config(&name);
-        config.set("auto.offset.reset", "error").set("enable.partition.eof", eof.to_string());
-        let pump = Pump::start(&config, |consumer| {
+        let mut config = self.stream.consumer_config(&name);
+        config.set("auto.offset.reset", "error").set("enable.partition.eof", self.eof.to_string());
+        self.pump = Some(Pump::start(&config, |consumer| {
             let mut list = TopicPartitionList::new();
-            for (partition, offset) in &position {
-                list.add_partition_offset(topic, partition.0, KafkaOffset::Offset(offset.0))?;
+            for (partition, offset) in &self.position {
+                let offset = KafkaOffset::Offset(offset.0);
+                list.add_partition_offset(&self.topic, partition.0, offset)?;
             }
             consumer.assign(&list)
-        })?;
-        Ok(Self { topic: topic.to_owned(), stream: stream.clone(), pump, position })
+        })?);
+        Ok(())
     }
 
     /// The next record. Cancel safe: a record that was not returned is returned next time. Waits
     /// while there is none, and while the broker is away.
     ///
     /// # Errors
-    /// [`StreamError::OffsetGone`] when the log no longer holds the offset; the source is of no
-    /// use then. [`StreamError::Kafka`] for what waiting does not heal.
+    /// [`StreamError::OffsetGone`] when the log no longer holds the offset, [`StreamError::Kafka`]
+    /// for what waiting does not heal; [`StreamError::Closed`] after one of these.
     pub async fn next(&mut self) -> Result<Record, StreamError> {
         loop {
             if let Step::Record(record) = self.step().await? {
@@ -64,41 +75,52 @@ impl Source {
 
     pub(crate) async fn step(&mut self) -> Result<Step, StreamError> {
         loop {
-            match self.pump.next().await.ok_or(StreamError::Closed)? {
+            let pump = self.pump.as_mut().ok_or(StreamError::Closed)?;
+            match pump.next().await.ok_or(StreamError::Closed)? {
                 Event::Record(record, _) => {
                     self.position.insert(record.partition, Offset(record.offset.0 + 1));
                     crate::client::count("read", &record.topic);
                     return Ok(Step::Record(record));
                 }
                 Event::Eof(partition) => return Ok(Step::Eof(partition)),
-                Event::OffsetGone => self.explain().await?,
-                Event::Failed(error) => return Err(StreamError::kafka("read", error)),
+                Event::OffsetGone => {
+                    if let Some(gone) = self.explain().await? {
+                        self.pump = None;
+                        return Err(gone);
+                    }
+                    // Refused, and there all the same: the broker was just starting, or the log
+                    // was cut and has grown again. What was buffered may be of the old one.
+                    let topic = &self.topic;
+                    tracing::warn!(topic, "an offset was refused that the log holds: reading anew");
+                    self.begin()?;
+                }
+                Event::Failed(error) => {
+                    self.pump = None;
+                    return Err(StreamError::kafka("read", error));
+                }
                 // Not a member of a group: never assigned by one.
                 Event::Assigned(..) | Event::Revoked(..) => {}
             }
         }
     }
 
-    /// The error that says which offset is gone.
-    async fn explain(&self) -> Result<(), StreamError> {
-        let marks = self.stream.watermarks(&self.topic).await?;
-        for (&partition, &at) in &self.position {
-            let (low, high) = marks.get(&partition).copied().unwrap_or_default();
-            if at < low || at > high {
-                let topic = self.topic.clone();
-                return Err(StreamError::OffsetGone {
-                    topic,
-                    partition,
-                    from: at,
-                    to: at,
-                    low,
-                    high,
-                });
-            }
+    /// Needs no more of this partition.
+    pub(crate) fn done_with(&self, partition: Partition) {
+        if let Some(pump) = &self.pump {
+            pump.order(Command::Pause(vec![(self.topic.clone(), partition)]));
         }
-        // The mark was not known for a moment (a broker that is starting): librdkafka retries.
-        tracing::warn!(topic = self.topic, "an offset was refused that the log does hold: again");
-        Ok(())
+    }
+
+    /// The error that says which offset is gone; None when all are there.
+    async fn explain(&self) -> Result<Option<StreamError>, StreamError> {
+        let marks = self.stream.watermarks(&self.topic).await?;
+        let gone = self.position.iter().find_map(|(&partition, &at)| {
+            let (low, high) = marks.get(&partition).copied().unwrap_or_default();
+            let topic = self.topic.clone();
+            let gone = StreamError::OffsetGone { topic, partition, from: at, to: at, low, high };
+            (at < low || at > high).then_some(gone)
+        });
+        Ok(gone)
     }
 }
 

@@ -25,14 +25,7 @@ pub(crate) async fn read_each(
         return Ok(());
     }
     let topic = window.topic();
-    let marks = stream.watermarks(topic).await?;
-    for (&partition, &(from, to)) in &ranges {
-        let (low, high) = marks.get(&partition).copied().unwrap_or_default();
-        if from < low || to > high {
-            let topic = topic.to_owned();
-            return Err(StreamError::OffsetGone { topic, partition, from, to, low, high });
-        }
-    }
+    check(stream, topic, &ranges).await?;
     let starts = ranges.iter().map(|(&p, &(from, _))| (p, from)).collect();
     let mut source = Source::open(stream, topic, starts, true)?;
     // The log holds `to` already, so that its end comes after the window's in any case: also when
@@ -41,18 +34,38 @@ pub(crate) async fn read_each(
     while !open.is_empty() {
         match source.step().await? {
             Step::Eof(partition) => {
+                // Unless the log was cut meanwhile, by a power cut of the broker's machine.
+                let range = ranges[&partition];
+                check(stream, topic, &[(partition, range)].into()).await?;
                 open.remove(&partition);
             }
             Step::Record(record) => {
                 let partition = record.partition;
                 let (_, to) = ranges[&partition];
-                if record.offset.0 + 1 >= to.0 {
-                    open.remove(&partition);
+                if record.offset.0 + 1 >= to.0 && open.remove(&partition) {
+                    source.done_with(partition);
                 }
                 if record.offset < to && each(record).is_break() {
                     break;
                 }
             }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the log holds all of these ranges.
+async fn check(
+    stream: &Stream,
+    topic: &str,
+    ranges: &BTreeMap<Partition, (Offset, Offset)>,
+) -> Result<(), StreamError> {
+    let marks = stream.watermarks(topic).await?;
+    for (&partition, &(from, to)) in ranges {
+        let (low, high) = marks.get(&partition).copied().unwrap_or_default();
+        if from < low || to > high {
+            let topic = topic.to_owned();
+            return Err(StreamError::OffsetGone { topic, partition, from, to, low, high });
         }
     }
     Ok(())

@@ -52,20 +52,28 @@ impl Desk {
         Ok(find::generation(&state, id)?.id)
     }
 
+    /// Asks for a job. What was said no to is set aside first, on the same fold: the trainer may
+    /// take the request at once, and must not read a declined day into the next window because the
+    /// controller that leads was a moment late.
     pub(crate) async fn request_job(
         &self,
         kind: JobKind,
         by: By,
     ) -> Answer<v1::RequestJobResponse> {
-        let job = JobId::generate();
-        self.ledger
-            .decide(&by.author(), |state| {
+        let (job, author) = (JobId::generate(), by.author());
+        loop {
+            let requested = self.ledger.decide(&author, |state| {
                 trigger::may_request(state, kind)?;
                 let (job, reason) = (job.clone(), by.reason.clone());
-                Ok(Some(Fact::JobRequested { job, kind, reason }))
-            })
-            .await?;
-        Ok(v1::RequestJobResponse { job: job.to_string() })
+                let is_clear = policy::due_quarantine(state).is_none();
+                Ok(is_clear.then_some(Fact::JobRequested { job, kind, reason }))
+            });
+            if requested.await?.is_some() {
+                return Ok(v1::RequestJobResponse { job: job.to_string() });
+            }
+            let controller = Author::unfenced("controller");
+            self.ledger.decide(&controller, |state| Ok(policy::due_quarantine(state))).await?;
+        }
     }
 
     /// Gives an approval under the verdict that was read, and promotes at once when policy is then

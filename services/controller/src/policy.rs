@@ -64,7 +64,14 @@ impl Gate {
                 "blocked by its verdict: there is no way around it, the next job makes another"
                     .to_owned()
             }
-            Self::Settled(state) => format!("settled: it is {}", state.as_str()),
+            Self::Settled(GenerationState::Champion) => "it is the champion".to_owned(),
+            Self::Settled(GenerationState::Rejected) => {
+                "rejected by an operator: the next job makes another".to_owned()
+            }
+            Self::Settled(GenerationState::RolledBack) => "it was rolled back from".to_owned(),
+            Self::Settled(state) => {
+                format!("{}: a newer generation has taken its place", state.as_str())
+            }
             Self::Unjudged => {
                 "waits for the evaluator's verdict: nothing is promoted unjudged".into()
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use tidegate_contracts::{ArtifactHash, GenerationId, JobKind, Manifest, Outcome, Verdict, Window};
 use tidegate_evaluation::{EvalExample, Evaluation, Memory, Refusal, Subject, Suite, evaluate};
 use tidegate_ledger::{ArtifactError, Fact, GenerationRecord, State};
-use tidegate_model::Model;
+use tidegate_model::{Model, in_background};
 use tidegate_telemetry::metrics;
 
 use crate::{
@@ -126,7 +126,7 @@ impl Evaluator {
         let mut memory = std::mem::take(&mut self.memory);
         let held_out = std::mem::take(&mut self.held_out);
         let done = tokio::task::spawn_blocking(move || {
-            let verdict = task.run(&held_out, &mut memory);
+            let verdict = in_background(|| task.run(&held_out, &mut memory));
             (verdict, held_out, memory)
         });
         let (verdict, held_out, memory) = done.await?;

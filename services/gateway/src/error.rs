@@ -46,6 +46,8 @@ pub(crate) enum Refused {
     TooLarge { limit: usize },
     #[error("no champion serves yet: the first generation is promoted when it has passed the gate")]
     NoChampion,
+    #[error("no generation can be served: {0}")]
+    Degraded(String),
     #[error(
         "the queue is full: {waiting} texts wait, at most {limit} may (try again in {} ms)",
         retry.as_millis()
@@ -66,7 +68,7 @@ impl Refused {
             Self::Access(_) => Code::Unauthenticated,
             Self::UnknownModel { .. } | Self::UnknownVersion { .. } => Code::NotFound,
             Self::Invalid(_) => Code::InvalidArgument,
-            Self::NoChampion | Self::Stopping => Code::Unavailable,
+            Self::NoChampion | Self::Degraded(_) | Self::Stopping => Code::Unavailable,
             Self::Full { .. } | Self::TooLarge { .. } => Code::ResourceExhausted,
             Self::Expired => Code::DeadlineExceeded,
             Self::Failed(_) => Code::Internal,

@@ -96,7 +96,10 @@ impl Front {
     pub(crate) fn pick(&self, model: &str, version: &str) -> Result<Arc<Served>, Refused> {
         self.check_model(model)?;
         if matches!(version, "" | "champion") {
-            return self.slot.champion().ok_or(Refused::NoChampion);
+            return self.slot.champion().ok_or_else(|| match self.degraded.load_full() {
+                Some(why) => Refused::Degraded(why.to_string()),
+                None => Refused::NoChampion,
+            });
         }
         let unknown =
             || Refused::UnknownVersion { asked: version.to_owned(), held: self.slot.versions() };

@@ -137,7 +137,7 @@ impl Front {
     pub(crate) fn model_ready(&self, name: &str, version: &str) -> Result<bool, Refused> {
         match self.pick(name, version) {
             Ok(_) => Ok(!self.draining.is_cancelled()),
-            Err(Refused::NoChampion) => Ok(false),
+            Err(Refused::NoChampion | Refused::Degraded(_)) => Ok(false),
             Err(refused) => Err(refused),
         }
     }

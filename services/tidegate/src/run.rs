@@ -2,7 +2,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use axum::{Router, extract::State, http::header, routing::get};
+use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
 use tidegate_contracts::proto;
 use tidegate_controller::Controller;
 use tidegate_gateway::Gateway;
@@ -166,7 +166,7 @@ impl Running {
             tasks.spawn(async move { ("controller", controller.run(shutdown).await) });
         }
         if let Some(sockets) = sockets {
-            let pages = pages.merge(metrics_page());
+            let pages = pages.merge(sight_pages());
             let described = || {
                 tonic_reflection::server::Builder::configure()
                     .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTORS)
@@ -257,29 +257,28 @@ async fn signal() {
     }
 }
 
-/// `/metrics`; energy since the start of this process is read at each scrape.
-fn metrics_page() -> Router {
-    let meter = Arc::new(SinceStart::new());
-    Router::new().route("/metrics", get(render)).with_state(meter)
+/// `/healthz` and `/metrics`, without a token: they say nothing of events, and what restarts or
+/// scrapes a service should need no secret. Energy since the start of this process is read at each
+/// scrape.
+fn sight_pages() -> Router {
+    let meter: &'static EnergyMeter = Box::leak(Box::new(EnergyMeter::detect()));
+    let last = tokio::sync::Mutex::new(meter.start());
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/metrics", get(render))
+        .with_state(Arc::new(Scrape { meter, last }))
 }
 
-struct SinceStart {
+struct Scrape {
     /// Leaked on purpose: the meter lives as long as the process and the measurement borrows it.
     meter: &'static EnergyMeter,
     last: tokio::sync::Mutex<tidegate_telemetry::energy::Measurement<'static>>,
 }
 
-impl SinceStart {
-    fn new() -> Self {
-        let meter: &'static EnergyMeter = Box::leak(Box::new(EnergyMeter::detect()));
-        Self { meter, last: tokio::sync::Mutex::new(meter.start()) }
-    }
-}
-
-async fn render(State(since): State<Arc<SinceStart>>) -> impl axum::response::IntoResponse {
+async fn render(State(scrape): State<Arc<Scrape>>) -> impl IntoResponse {
     let stretch = {
-        let mut last = since.last.lock().await;
-        std::mem::replace(&mut *last, since.meter.start())
+        let mut last = scrape.last.lock().await;
+        std::mem::replace(&mut *last, scrape.meter.start())
     };
     let energy = stretch.stop();
     if let Some(joules) = energy.joules {

@@ -7,6 +7,7 @@ use tidegate_learning::{
     CheckpointDir, Job, LearningError, Recipe, StartingPoint, Trained, manifest, train,
 };
 use tidegate_ledger::{ArtifactError, Fact, JobRecord, JobState};
+use tidegate_model::in_background;
 use tidegate_telemetry::metrics;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -238,7 +239,7 @@ async fn teach(
     let (job, dir) = (attempt.job.clone(), checkpoints.clone());
     let stop = cancel.clone();
     let mut training = tokio::task::spawn_blocking(move || {
-        train(&job, &data.examples, &dir, &mut reporter, &stop)
+        in_background(|| train(&job, &data.examples, &dir, &mut reporter, &stop))
     });
     let mut news = News::new(trainer, attempt, reports);
     let mut ticks = tokio::time::interval(PROGRESS);

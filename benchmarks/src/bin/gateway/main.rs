@@ -141,7 +141,9 @@ fn run(options: &Options) -> anyhow::Result<()> {
         echo: echo_client.clone(),
         socket,
     };
+    let before = service.inside()?;
     let closed = sequential::run(&runtime, sides, &texts, options.requests)?;
+    let inside = service.inside()?.since(&before);
     let one = Split::of(&closed.measured);
     let limit = closed.socket.percentiles();
     let added = |q: f64| closed.added_us[((closed.added_us.len() - 1) as f64 * q) as usize];
@@ -164,6 +166,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         "text_bytes_mean": texts.iter().map(String::len).sum::<usize>() as f64 / ASKED as f64,
         "sequential": one,
         "sequential_added_of_each_text": { "p50_us": added(0.5), "p99_us": added(0.99) },
+        "sequential_inside_means": inside,
         "half_of_saturation": half,
         "saturation_requests_per_s": saturation,
         "bare_capacity_requests_per_s": bare_capacity,
@@ -192,6 +195,15 @@ fn run(options: &Options) -> anyhow::Result<()> {
              its forward",
             added(0.5) / 1e3,
             100.0 * added(0.5) / one.bare.p50_us
+        ),
+        format!(
+            "means, one client: forward {:.3} ms here and {:.3} in the gateway, which also waits {:.3} \
+             for a model thread and spends {:.3} on its own; {:.3} on the wire and in the client",
+            one.bare.mean_us / 1e3,
+            inside.forward_us / 1e3,
+            inside.queued_us / 1e3,
+            (inside.answering_us - inside.forward_us - inside.queued_us) / 1e3,
+            (one.gateway.mean_us - inside.answering_us) / 1e3
         ),
         format!(
             "half of saturation: {rate:.0} requests/s by a Poisson process, from when each was due; \

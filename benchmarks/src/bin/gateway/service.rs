@@ -1,15 +1,15 @@
 //! The real thing: `tidegate up` on an empty data directory, given labelled mails until it serves.
 use std::{
     fs::File,
-    io::Write as _,
-    net::SocketAddr,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tidegate_benchmarks::corpus::Mail;
 use tidegate_contracts::{GenerationId, proto::inference::ModelInferResponse};
 use tidegate_ledger::{ArtifactStore, ArtifactsConfig};
@@ -26,12 +26,46 @@ pub(crate) struct Service {
     program: PathBuf,
     folder: PathBuf,
     pub(crate) grpc: SocketAddr,
+    http: SocketAddr,
+}
+
+/// Time that requests have spent in the service so far, from its own metrics.
+/// While one client waits for each answer, a batch is a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inside {
+    requests: f64,
+    answering_s: f64,
+    queued_s: f64,
+    forward_s: f64,
+}
+
+/// Means over some requests, in microseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Means {
+    /// From the decoded request to its answer.
+    pub(crate) answering_us: f64,
+    /// Of that, the wait for a model thread.
+    pub(crate) queued_us: f64,
+    /// Of that, the model.
+    pub(crate) forward_us: f64,
+}
+
+impl Inside {
+    pub(crate) fn since(&self, before: &Self) -> Means {
+        let each = 1e6 / (self.requests - before.requests).max(1.0);
+        Means {
+            answering_us: (self.answering_s - before.answering_s) * each,
+            queued_us: (self.queued_s - before.queued_s) * each,
+            forward_us: (self.forward_s - before.forward_s) * each,
+        }
+    }
 }
 
 /// The part of `endpoints.json` that is read here.
 #[derive(Deserialize)]
 struct Endpoints {
     grpc: SocketAddr,
+    http: SocketAddr,
     pid: u32,
 }
 
@@ -59,13 +93,13 @@ impl Service {
             .with_context(|| program.display().to_string())?;
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
         let (program, folder) = (program.to_owned(), folder.to_owned());
-        let mut service = Self { child, program, folder, grpc: unknown };
+        let mut service = Self { child, program, folder, grpc: unknown, http: unknown };
         let began = Instant::now();
         loop {
             let file = std::fs::read(service.folder.join("data/endpoints.json")).ok();
             let found: Option<Endpoints> = file.and_then(|b| serde_json::from_slice(&b).ok());
             if let Some(found) = found.filter(|found| found.pid == service.child.id()) {
-                service.grpc = found.grpc;
+                (service.grpc, service.http) = (found.grpc, found.http);
                 return Ok(service);
             }
             service.still_runs(began)?;
@@ -104,6 +138,24 @@ impl Service {
         let store = ArtifactStore::open(&ArtifactsConfig::default(), &self.folder.join("data"))?;
         let verified = store.generation(&id).await?;
         Ok(Model::from_files(verified.files(), &Device::Cpu)?)
+    }
+
+    /// Reads `/metrics`.
+    pub(crate) fn inside(&self) -> anyhow::Result<Inside> {
+        let mut socket = TcpStream::connect(self.http)?;
+        socket.write_all(b"GET /metrics HTTP/1.0\r\nhost: tidegate\r\n\r\n")?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text)?;
+        let value = |name: &str| -> anyhow::Result<f64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            Ok(line.with_context(|| format!("/metrics has no {name}"))?.trim().parse()?)
+        };
+        Ok(Inside {
+            requests: value("tidegate_gateway_request_seconds_count")?,
+            answering_s: value("tidegate_gateway_request_seconds_sum")?,
+            queued_s: value("tidegate_gateway_queue_seconds_sum")?,
+            forward_s: value("tidegate_gateway_forward_seconds_sum")?,
+        })
     }
 
     fn command(&self, args: &[&str]) -> Command {

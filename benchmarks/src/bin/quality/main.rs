@@ -148,8 +148,8 @@ fn main() -> anyhow::Result<()> {
     let mut notes = vec![
         format!("{mails} mails in {} batches; {} predictions count", batches.len(), best.n),
         format!(
-            "ours less SGD: {:+.2} points (95 % interval {:+.2} to {:+.2}, batches resampled); \
-             SGD is the mean of {} seeds, none further than {:.2} points from it",
+            "ours less SGD's first seed: {:+.2} points (95 % interval {:+.2} to {:+.2}, batches \
+             resampled); the table has the mean of {} seeds, none further than {:.2} points from it",
             to_sgd.points,
             to_sgd.low,
             to_sgd.high,

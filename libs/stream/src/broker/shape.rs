@@ -90,9 +90,13 @@ pub(crate) fn versions(key: ApiKey) -> Option<(i16, i16)> {
     Some((first, taken.last().unwrap_or(first)))
 }
 
-/// What follows a request of this shape in `body`; None when `body` has fewer bytes than its counts
-/// and lengths speak of, or too many elements.
-pub(crate) fn walk<'a>(shape: &str, flexible: bool, body: &'a [u8]) -> Option<&'a [u8]> {
+/// Whether `body` has the bytes that its counts and lengths speak of, and not too many elements.
+pub(crate) fn fits(shape: &str, flexible: bool, body: &[u8]) -> bool {
+    walk(shape, flexible, body).is_some()
+}
+
+/// What follows a request of this shape in `body`.
+fn walk<'a>(shape: &str, flexible: bool, body: &'a [u8]) -> Option<&'a [u8]> {
     let mut walk = Walk { rest: body, flexible, elements: 0 };
     let fields: Vec<u8> = shape.bytes().filter(|&byte| byte != b' ').collect();
     walk.fields(&fields)?;

@@ -86,6 +86,39 @@ pub(crate) async fn two_members_share_the_partitions(house: &mut dyn House) {
     assert_eq!(assigned(&mut first).await.len(), 4);
 }
 
+pub(crate) async fn what_is_committed_while_partitions_are_taken_away_counts(
+    house: &mut dyn House,
+) {
+    let (stream, topic) = with_topic(house, 2).await;
+    let group = fresh("group");
+    let sink = stream.sink().unwrap();
+    let message = |i: i32| Message {
+        partition: Some(Partition(i % 2)),
+        ..Message::new(&topic, i.to_string())
+    };
+    within(sink.send_all((0..20).map(message).collect())).await.unwrap();
+    let mut first = within(stream.group(&group, &[&topic])).await.unwrap();
+    for _ in 0..20 {
+        next_record(&mut first).await;
+    }
+    let mut second = within(stream.group(&group, &[&topic])).await.unwrap();
+    let hand_over = async {
+        loop {
+            if let GroupEvent::Revoked(taken) = first.next().await.unwrap() {
+                assert_eq!(taken.len(), 2);
+                let offsets = taken.into_iter().map(|(topic, p)| (topic, p, Offset(7)));
+                first.commit(&offsets.collect::<Vec<_>>()).await.unwrap();
+            } else {
+                // Both members go on from what was just committed.
+                return next_record(&mut first).await;
+            }
+        }
+    };
+    let (one, other) = within(async { tokio::join!(hand_over, next_record(&mut second)) }).await;
+    assert_eq!((one.offset, other.offset), (Offset(7), Offset(7)));
+    assert_ne!(one.partition, other.partition);
+}
+
 pub(crate) async fn a_seek_at_assignment_is_where_reading_starts(house: &mut dyn House) {
     let (stream, topic) = with_topic(house, 1).await;
     let sink = stream.sink().unwrap();

@@ -138,6 +138,7 @@ pub(crate) const SERVE: &str = "serve-embedded-broker";
 /// Is an embedded broker until it is killed.
 pub(crate) fn serve(dir: &Path, listen: &str) -> ExitCode {
     let listen: SocketAddr = listen.parse().expect("an address");
+    let _guard = tidegate_telemetry::init(&tidegate_telemetry::TelemetryConfig::default());
     // Small segments, so that the suite crosses them.
     let config = EmbeddedConfig { listen, segment_bytes: 4 << 20, ..EmbeddedConfig::default() };
     crate::client::runtime().block_on(async {

@@ -80,7 +80,10 @@ impl Kafka {
              offsets.topic.num.partitions=1\n\
              transaction.state.log.replication.factor=1\n\
              transaction.state.log.min.isr=1\n\
-             group.initial.rebalance.delay.ms=0\n",
+             group.initial.rebalance.delay.ms=0\n\
+             # A node that was killed is let in again only when the controller has missed it.\n\
+             broker.heartbeat.interval.ms=200\n\
+             broker.session.timeout.ms=1000\n",
             data.display()
         );
         let config = dir.path().join("server.properties");

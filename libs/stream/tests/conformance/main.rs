@@ -47,6 +47,7 @@ const EVERYWHERE: &[Scenario] = scenarios![
     topics::what_cannot_be_created_is_refused,
     groups::a_group_goes_on_from_what_it_committed,
     groups::two_members_share_the_partitions,
+    groups::what_is_committed_while_partitions_are_taken_away_counts,
     groups::a_seek_at_assignment_is_where_reading_starts,
     groups::a_paused_partition_waits_and_comes_back,
     groups::groups_are_listed_and_deleted,

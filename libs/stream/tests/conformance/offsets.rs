@@ -82,6 +82,8 @@ pub(crate) async fn an_offset_that_is_gone_is_said(house: &mut dyn House) {
         let error = within(source.next()).await.unwrap_err();
         let StreamError::OffsetGone { from, low, .. } = error else { panic!("{error}") };
         assert_eq!((from, low), (Offset(start), Offset(12)));
+        let after = within(source.next()).await.unwrap_err();
+        assert!(matches!(after, StreamError::Closed), "{after}");
     }
     let kept = within(stream.read(&window(&topic, 12, 30))).await.unwrap();
     assert!(kept.iter().map(number).eq(12..30));

@@ -67,15 +67,15 @@ pub(crate) async fn topics_are_created_described_grown_and_deleted(house: &mut d
 pub(crate) async fn what_cannot_be_created_is_refused(house: &mut dyn House) {
     let (_, there) = with_topic(house, 1).await;
     let (admin, options) = (admin(house), AdminOptions::new());
-    let one = TopicReplication::Fixed(1);
+    let one = || TopicReplication::Fixed(1);
     let name = fresh("refused");
     let cases = [
-        (NewTopic::new(&there, 1, one), Code::TopicAlreadyExists),
-        (NewTopic::new("no spaces", 1, one), Code::InvalidTopic),
-        (NewTopic::new("..", 1, one), Code::InvalidTopic),
+        (NewTopic::new(&there, 1, one()), Code::TopicAlreadyExists),
+        (NewTopic::new("no spaces", 1, one()), Code::InvalidTopic),
+        (NewTopic::new("..", 1, one()), Code::InvalidTopic),
         (NewTopic::new(&name, 1, TopicReplication::Fixed(3)), Code::InvalidReplicationFactor),
-        (NewTopic::new(&name, 1, one).set("no.such.property", "1"), Code::InvalidConfig),
-        (NewTopic::new(&name, 1, one).set("retention.ms", "soon"), Code::InvalidConfig),
+        (NewTopic::new(&name, 1, one()).set("no.such.property", "1"), Code::InvalidConfig),
+        (NewTopic::new(&name, 1, one()).set("retention.ms", "soon"), Code::InvalidConfig),
     ];
     for (topic, expected) in cases {
         let results = within(admin.create_topics([&topic], &options)).await.unwrap();

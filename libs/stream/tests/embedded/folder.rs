@@ -99,6 +99,7 @@ async fn a_start_with_much_data_is_quick() {
 #[tokio::test]
 async fn every_write_can_be_forced_to_the_disk() {
     let dir = tempfile::tempdir().unwrap();
-    let broker = EmbeddedBroker::start(&EmbeddedConfig { fsync_ms: 0, ..config() }, dir.path());
-    works(&broker.await.unwrap()).await;
+    let careful = EmbeddedConfig { fsync_ms: 0, ..config() };
+    let broker = EmbeddedBroker::start(&careful, dir.path()).await.unwrap();
+    works(&broker).await;
 }

@@ -61,7 +61,7 @@ pub(super) fn interval(check: &CheckResult) -> Option<Markup> {
         bound.map_or(String::new(), |bound| format!(", bound {}", bound.at))
     );
     Some(html! {
-        svg.interval class=(check.state.as_str()) viewBox=(format!("0 0 {WIDE} {HIGH}"))
+        svg class={ "interval " (check.state.as_str()) } viewBox=(format!("0 0 {WIDE} {HIGH}"))
             role="img" aria-label=(label) {
             title { (label) }
             @if let Some(Bound { at, below_is_bad }) = bound {

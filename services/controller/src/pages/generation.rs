@@ -10,7 +10,7 @@ use tidegate_ledger::{GenerationRecord, State as Ledger};
 
 use super::{
     Frame, forms, verdict,
-    words::{amount, badge, link, plain, when},
+    words::{amount, badge, gate, link, plain, when},
 };
 use crate::{
     api::{Path, Query},
@@ -41,13 +41,13 @@ pub(super) async fn show(
         None => None,
     };
     let manifest = desk.manifest(one).await;
-    let gate = policy::gate(&state, one, &desk.config.policy, now);
+    let stands = policy::gate(&state, one, &desk.config.policy, now);
     let body = html! {
         h1 { "Generation " code { (one.id.short()) } " " (badge(one.state.as_str())) }
         (forms::done(&shown.done))
         section {
-            h2 { "The gate" }
-            p { (gate.words()) "." }
+            h2 { "Decision" }
+            (gate(&stands.words(), one))
             (forms::decisions(&desk, &caller, &state, one, now))
         }
         @match &document {

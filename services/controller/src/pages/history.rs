@@ -1,7 +1,7 @@
 //! Generations, newest first, with the line of champions beside them.
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
-use tidegate_ledger::{GenerationRecord, State};
+use tidegate_ledger::{GenerationRecord, GenerationState, State};
 
 use super::words::{badge, link, plain, when};
 
@@ -11,19 +11,21 @@ pub(super) const SHOWN: usize = 30;
 /// One row, and how the line of champions runs through it.
 struct Row<'a> {
     one: &'a GenerationRecord,
-    is_champion: bool,
+    on_line: bool,
     /// The line comes from the row above, and goes on to the row below.
     up: bool,
     down: bool,
 }
 
-/// Newest first. The line ends below a champion that started from nothing.
+/// Newest first. The line ends below what started from nothing; what was rolled back from has left
+/// it, and branches off like what was never promoted.
 fn rows(state: &State) -> Vec<Row<'_>> {
     let (mut up, mut rows) = (false, vec![]);
     for one in state.generations().iter().rev() {
-        let is_champion = state.champions().contains(&one.id);
-        let down = if is_champion { one.parent.is_some() } else { up };
-        rows.push(Row { one, is_champion, up, down });
+        let left = one.state == GenerationState::RolledBack;
+        let on_line = state.champions().contains(&one.id) && !left;
+        let down = if on_line { one.parent.is_some() } else { up || one.parent.is_some() };
+        rows.push(Row { one, on_line, up, down });
         up = down;
     }
     rows
@@ -48,11 +50,12 @@ pub(super) fn view(state: &State, all: bool, now: DateTime<Utc>) -> Markup {
 fn item(row: &Row<'_>, now: DateTime<Utc>) -> Markup {
     let one = row.one;
     let why = one.verdict.as_ref().and_then(|verdict| verdict.reasons.first());
-    let lane = if row.is_champion { "main" } else { "side" };
+    let lane = if row.on_line { "main" } else { "side" };
     let up = if row.up { "up" } else { "" };
     let down = if row.down { "down" } else { "" };
+    let branch = if !row.on_line && one.parent.is_some() { "branch" } else { "" };
     html! {
-        li class={ (lane) " " (up) " " (down) } {
+        li class={ (lane) " " (up) " " (down) " " (branch) } {
             span.rail aria-hidden="true" { i {} }
             div {
                 (link(&one.id)) " " (badge(one.state.as_str())) " "

@@ -10,7 +10,7 @@ use tidegate_ledger::{GenerationRecord, GenerationState, JobRecord, JobState, St
 
 use super::{
     Frame, chart, forms, history, verdict,
-    words::{badge, fact, link, plain, when},
+    words::{badge, fact, gate, link, plain, when},
 };
 use crate::{
     api::Query,
@@ -75,7 +75,7 @@ pub(super) async fn show(
         section id="history" { h2 { "History" } (history::view(&state, shown.all, sight.now)) }
     };
     // A page on which a reason is being written must not be loaded away.
-    let refresh = !shown.still && candidate.is_none();
+    let refresh = !shown.still && !candidate.is_some_and(|one| sight.asks(one));
     let frame = Frame { desk: &desk, caller: &caller, title: "Gate", here: "/", refresh };
     Ok(frame.around(&body))
 }
@@ -108,6 +108,11 @@ impl<'a> Sight<'a> {
 
     fn gate(&self, one: &GenerationRecord) -> Gate {
         policy::gate(self.state, one, &self.desk.config.policy, self.now)
+    }
+
+    /// Whether an operator's decision is what it waits for.
+    fn asks(&self, one: &GenerationRecord) -> bool {
+        matches!(self.gate(one), Gate::Asks { .. })
     }
 
     async fn progress(&self, job: &JobRecord) -> Answer<Progress> {
@@ -173,7 +178,7 @@ impl<'a> Sight<'a> {
         let value = html! { (self.desk.waiting(self.state)) };
         let note = html! {
             progress max=(wanted) value=(now.min(wanted)) aria-label={ "On the way to " (job) } {}
-            (now) " of " (wanted) " for " (job)
+            (now) " of the " (wanted) " that ask for " (job)
             @if let Some(at) = next { ", or by the clock " (when(at, self.now)) }
         };
         fact("Records not learnt", &value, &note)
@@ -199,8 +204,9 @@ impl<'a> Sight<'a> {
         html! {
             section {
                 h2 { @if waits { "Candidate " } @else { "Last verdict, on " } (link(&one.id)) " " (badge(one.state.as_str())) }
-                p.gate { b { "The gate: " } (self.gate(one).words()) "." }
-                @if waits { (forms::decisions(self.desk, caller, self.state, one, self.now)) }
+                (gate(&self.gate(one).words(), one))
+                @if self.asks(one) { (forms::decisions(self.desk, caller, self.state, one, self.now)) }
+                @else if waits { p { "Nothing is asked of you now. It can be rejected on " a href=(format!("/generations/{}", one.id)) { "its own page" } "." } }
                 @match document {
                     None => {},
                     Some(Ok(document)) => (verdict::view(document)),

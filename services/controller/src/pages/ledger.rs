@@ -6,11 +6,11 @@ use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use serde::Deserialize;
 use tidegate_contracts::proto::v1;
-use tidegate_ledger::Entry;
+use tidegate_ledger::{Entry, Fact, PromotedBy};
 
 use super::{
     Frame,
-    words::{badge, when},
+    words::{badge, plain, when},
 };
 use crate::{
     api::Query,
@@ -72,7 +72,10 @@ fn item(entry: &Entry, now: DateTime<Utc>) -> Markup {
     html! {
         li {
             details {
-                summary { b { (entry.fact.kind()) } span.dim { " " (entry.actor) " " (when(entry.time, now)) } }
+                summary {
+                    span.dim { (entry.seq) " " } b { (entry.fact.kind()) } " " (gist(&entry.fact))
+                    span.dim { " " (entry.actor) ", " (when(entry.time, now)) }
+                }
                 pre { (body) }
                 dl.pairs {
                     dt { "hash" } dd { code { (entry.hash) } }
@@ -80,6 +83,40 @@ fn item(entry: &Entry, now: DateTime<Utc>) -> Markup {
                     dt { "token" } dd { (entry.token) }
                 }
             }
+        }
+    }
+}
+
+/// What a line of the ledger is about, in a few words; the whole is under it.
+fn gist(fact: &Fact) -> String {
+    match fact {
+        Fact::JobRequested { kind, reason, .. } => format!("{}: {reason}", plain(kind.as_str())),
+        Fact::JobStarted { attempt, window, .. } => format!("attempt {attempt} on {window}"),
+        Fact::CheckpointWritten { step, .. } => format!("at step {step}"),
+        Fact::CandidateRegistered { generation, kind, .. } => {
+            format!("{} by {}", generation.short(), plain(kind.as_str()))
+        }
+        Fact::JobFailed { reason, .. } => reason.clone(),
+        Fact::VerdictIssued { generation, outcome, .. } => {
+            format!("{}: {}", generation.short(), plain(outcome.as_str()))
+        }
+        Fact::WindowQuarantined { generation, window, .. } => {
+            format!("{window}, of {}", generation.short())
+        }
+        Fact::ApprovalGiven { generation, reason, .. }
+        | Fact::ApprovalWithdrawn { generation, reason }
+        | Fact::CandidateRejected { generation, reason } => {
+            format!("{}: {reason}", generation.short())
+        }
+        Fact::Promoted { generation, by, .. } => {
+            let by = if *by == PromotedBy::Policy { "policy" } else { "approval" };
+            format!("{} by {by}", generation.short())
+        }
+        Fact::RolledBack { to, from, reason } => {
+            format!("from {} to {}: {reason}", from.short(), to.short())
+        }
+        Fact::Swapped { gateway, generation, prepare } => {
+            format!("{} on {gateway}, prepared in {prepare:.0}", generation.short())
         }
     }
 }

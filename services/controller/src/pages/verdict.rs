@@ -10,14 +10,11 @@ use super::{
 /// The whole of a verdict.
 pub(super) fn view(verdict: &Verdict) -> Markup {
     html! {
-        @if !verdict.reasons.is_empty() {
-            ul.reasons { @for reason in &verdict.reasons { li { (reason) } } }
-        }
         ul.layers aria-label="Layers" {
             @for layer in Layer::ALL { (summary(layer, &verdict.checks)) }
         }
         table.checks role="table" {
-            caption.quiet { "Every check, with the interval it is decided on: inside the shaded side it fails. The dashed line is where both are equal." }
+            caption.quiet { "Every check, with the interval it is decided on: L and U are its lower and its upper end, the shaded side is the one to stay out of, and the dashed line is where both are equal." }
             thead role="rowgroup" {
                 tr role="row" {
                     @for name in ["Check", "Champion", "Candidate", "Interval and bound", "Examples", "Found"] {

@@ -2,6 +2,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use maud::{Markup, html};
 use tidegate_contracts::GenerationId;
+use tidegate_ledger::GenerationRecord;
 
 /// A state as a coloured word with a sign, for those who do not see the colour.
 pub(super) fn badge(state: &str) -> Markup {
@@ -19,6 +20,15 @@ pub(super) fn badge(state: &str) -> Markup {
 /// `needs_approval` as people write it.
 pub(super) fn plain(name: &str) -> String {
     name.replace('_', " ")
+}
+
+/// What the gate says of a generation, and the verdict's reasons.
+pub(super) fn gate(words: &str, one: &GenerationRecord) -> Markup {
+    let reasons = one.verdict.as_ref().map_or(&[][..], |verdict| &verdict.reasons);
+    html! {
+        p { b { "The gate: " } (words) "." }
+        @if !reasons.is_empty() { ul.reasons { @for reason in reasons { li { (reason) } } } }
+    }
 }
 
 /// A duration in its largest unit, two digits or so.

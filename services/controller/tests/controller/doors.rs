@@ -4,7 +4,10 @@ use serde_json::{Value, json};
 use tidegate_contracts::{JobKind, Outcome, Role, proto::v1};
 use tonic::{Code, Request};
 
-use crate::house::{House, approval, client, config, loopback, token};
+use crate::{
+    house::{House, approval, client, config, loopback, token},
+    http::Reply,
+};
 
 #[tokio::test]
 async fn both_doors_answer_alike() {
@@ -12,7 +15,7 @@ async fn both_doors_answer_alike() {
     let champion = house.champion(JobKind::ColdStart).await;
     let made = house.candidate(JobKind::HotUpdate, Outcome::NeedsApproval).await;
     let (mut grpc, http) = (house.grpc().await, house.http());
-    let same = |wire: Value, reply: crate::house::Reply| {
+    let same = |wire: Value, reply: Reply| {
         assert_eq!(reply.status, 200, "{}", reply.text);
         assert_eq!(wire, reply.json());
     };

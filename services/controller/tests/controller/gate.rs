@@ -252,3 +252,27 @@ async fn a_rejected_day_is_set_aside_and_history_is_not() {
     assert!(refused.message().contains("rejected"), "{refused}");
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_declined_day_is_set_aside_before_the_next_job_is_asked_for() {
+    // No hand acts here: the request itself sees to it.
+    let house = House::build(config(json!({}))).await;
+    house.champion(JobKind::ColdStart).await;
+    let blocked = house.candidate(JobKind::HotUpdate, Outcome::Blocked).await;
+    let mut grpc = house.grpc().await;
+    let wish = |kind: JobKind| v1::RequestJobRequest {
+        kind: kind.to_string(),
+        actor: "ana".to_owned(),
+        ..Default::default()
+    };
+    grpc.request_job(wish(JobKind::HotUpdate)).await.unwrap();
+    let last = house.ledger.read(house.state().await.head().seq - 1, 2).await.unwrap();
+    let kinds: Vec<_> = last.iter().map(|entry| entry.fact.kind()).collect();
+    assert_eq!(kinds, ["WindowQuarantined", "JobRequested"]);
+    assert_eq!(last[0].actor.as_str(), "controller");
+    assert!(house.state().await.generation(&blocked.id).unwrap().quarantined);
+    // What is refused changes nothing.
+    let length = house.state().await.head().seq;
+    grpc.request_job(wish(JobKind::HotUpdate)).await.unwrap_err();
+    assert_eq!(house.state().await.head().seq, length);
+}

@@ -7,25 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    Router,
-    body::Body,
-    http::{HeaderMap, Request, StatusCode, header},
-};
 use bytes::Bytes;
 use chrono::Utc;
 use serde_json::Value;
 use tidegate_contracts::{
-    ArtifactHash, CheckResult, CheckState, Class, ContentType, Curated, DataEvidence,
-    EnergyEvidence, Event, FileEntry, GenerationId, JobId, JobKind, Joules, Layer, ListenConfig,
-    Manifest, Offset, Outcome, Partition, Severity, SourcePosition, Split, SuiteRef, TokenConfig,
-    Verdict, Window,
+    ArtifactHash, Class, ContentType, Curated, Event, FileEntry, GenerationId, JobId, JobKind,
+    ListenConfig, Manifest, Offset, Outcome, Partition, Role, SourcePosition, Split, TokenConfig,
+    Window,
     config::Secret,
     proto::v1::{self, control_client::ControlClient},
 };
 use tidegate_controller::{Controller, ControllerConfig};
 use tidegate_ledger::{
-    ArtifactStore, ArtifactsConfig, Author, Entry, Fact, Ledger, LedgerConfig, State,
+    ArtifactStore, ArtifactsConfig, Author, Entry, Fact, Ledger, LedgerConfig, PromotedBy, State,
 };
 use tidegate_stream::{EmbeddedBroker, EmbeddedConfig, Message, Stream, StreamConfig};
 use tokio::task::JoinHandle;
@@ -34,11 +28,12 @@ use tonic::{
     service::RoutesBuilder,
     transport::{Channel, Server, server::TcpIncoming},
 };
-use tower::ServiceExt as _;
+
+use crate::{http::Http, verdict};
 
 pub(crate) struct House {
     /// `None`: nothing listens, and the stream waits.
-    pub(crate) broker: Option<EmbeddedBroker>,
+    _broker: Option<EmbeddedBroker>,
     pub(crate) stream: Stream,
     pub(crate) ledger: Ledger,
     pub(crate) artifacts: ArtifactStore,
@@ -73,7 +68,7 @@ pub(crate) fn loopback() -> ListenConfig {
     ListenConfig { grpc: any, http: any, tls: None, tokens: vec![] }
 }
 
-pub(crate) fn token(name: &str, role: tidegate_contracts::Role) -> TokenConfig {
+pub(crate) fn token(name: &str, role: Role) -> TokenConfig {
     TokenConfig { name: name.to_owned(), token: Secret::new(format!("token of {name}")), role }
 }
 
@@ -121,7 +116,7 @@ impl House {
         let stream = Stream::connect(&StreamConfig::default(), &brokers).unwrap();
         let ledger = Ledger::open(&LedgerConfig::default(), folder.path()).await.unwrap();
         let artifacts = ArtifactStore::open(&ArtifactsConfig::default(), folder.path()).unwrap();
-        Self { broker, stream, ledger, artifacts, config, listen, folder }
+        Self { _broker: broker, stream, ledger, artifacts, config, listen, folder }
     }
 
     /// The same stream with another ledger.
@@ -223,7 +218,8 @@ impl House {
 
     /// The evaluator's verdict on what was trained.
     pub(crate) async fn judged(&self, made: Made, outcome: Outcome) -> Made {
-        let document = self.document(&made, outcome).await;
+        let state = self.state().await;
+        let document = verdict::document(&state, state.generation(&made.id).unwrap(), outcome);
         let bytes = serde_json::to_vec(&document).unwrap();
         let verdict = self.artifacts.put(bytes.into()).await.unwrap();
         let issued = Fact::VerdictIssued {
@@ -236,50 +232,6 @@ impl House {
         };
         self.append("evaluator", issued).await;
         Made { verdict, ..made }
-    }
-
-    async fn document(&self, made: &Made, outcome: Outcome) -> Verdict {
-        let state = self.state().await;
-        let one = state.generation(&made.id).unwrap();
-        let champion = state.champion();
-        let reasons = match outcome {
-            Outcome::AutoPromote => vec![],
-            Outcome::NeedsApproval => vec!["calibration is undecided".to_owned()],
-            Outcome::Blocked => vec!["accuracy fell by 31.0 points & <more>".to_owned()],
-        };
-        Verdict {
-            format: 1,
-            generation: made.id,
-            champion,
-            job: made.job.clone(),
-            kind: one.kind,
-            suite: SuiteRef {
-                name: "email".to_owned(),
-                version: "1.0.0".to_owned(),
-                digest: ArtifactHash::of(b"suite"),
-            },
-            issued: Utc::now(),
-            seed: 7,
-            outcome,
-            reasons,
-            checks: checks(outcome, champion.is_some()),
-            data: DataEvidence {
-                earlier: 412,
-                fresh: 61,
-                digest: ArtifactHash::of(b"data"),
-                window: one.window.clone(),
-                leaked: 0,
-            },
-            energy: EnergyEvidence {
-                method: "cpu_time_model".to_owned(),
-                joules: Some(Joules(212.0)),
-                gco2e: Some(tidegate_contracts::GramsCo2e(0.021)),
-                region: "world".to_owned(),
-            },
-            seconds: 8.4,
-            environment: [("cpus".to_owned(), "2".to_owned())].into(),
-            golden: vec![],
-        }
     }
 
     /// Trained from the controller's request and judged.
@@ -298,7 +250,7 @@ impl House {
             generation: made.id,
             previous: self.state().await.champion(),
             verdict: made.verdict,
-            by: tidegate_ledger::PromotedBy::Policy,
+            by: PromotedBy::Policy,
         };
         self.append("controller", promoted).await;
         made
@@ -334,167 +286,9 @@ pub(crate) async fn client(routes: RoutesBuilder) -> ControlClient<Channel> {
     ControlClient::new(Channel::from_shared(address).unwrap().connect().await.unwrap())
 }
 
-/// How many of [`labelled`] there are in what [`House::publish`] publishes.
+/// How many of labelled training records there are in what [`House::publish`] publishes.
 pub(crate) fn labelled(from: usize, to: usize) -> u64 {
     (from..to).filter(|at| at % 13 != 12 && at % 10 != 9).count() as u64
-}
-
-fn checks(outcome: Outcome, against: bool) -> Vec<CheckResult> {
-    let check = |id: &str, layer, metric: &str, severity, state, values: [f64; 4], rule: &str| {
-        let [champion, candidate, low, high] = values;
-        CheckResult {
-            id: id.to_owned(),
-            layer,
-            metric: metric.to_owned(),
-            slice: "overall".to_owned(),
-            severity,
-            state,
-            candidate: Some(candidate),
-            baseline: against.then_some(champion),
-            interval: Some((low, high)),
-            level: 0.9,
-            method: "newcombe_paired".to_owned(),
-            n: 473,
-            rule: rule.to_owned(),
-            reason: format!("{metric} overall: the numbers in words"),
-        }
-    };
-    use CheckState::{Fail, Inconclusive, Pass};
-    use Layer::{Cost, Efficiency, Fairness, Quality, Retention, Robustness};
-    use Severity::{Block, Review, Warn};
-    let (accuracy, values) = match outcome {
-        Outcome::Blocked => (Fail, [0.962, 0.652, -0.35, -0.27]),
-        _ => (Pass, [0.962, 0.966, -0.011, 0.02]),
-    };
-    let calibration = if outcome == Outcome::NeedsApproval { Inconclusive } else { Pass };
-    let worse = "L(candidate - champion) > -0.03";
-    let mut all = vec![
-        check(
-            "accuracy-floor",
-            Quality,
-            "accuracy",
-            Block,
-            Pass,
-            [0.0, 0.966, 0.94, 0.98],
-            "L(accuracy) >= 0.6",
-        ),
-        check("accuracy", Quality, "accuracy", Block, accuracy, values, worse),
-        check(
-            "calibration",
-            Quality,
-            "ece",
-            Review,
-            calibration,
-            [0.021, 0.034, -0.012, 0.052],
-            "U(candidate - champion) < 0.04",
-        ),
-        check(
-            "typing-errors",
-            Robustness,
-            "accuracy",
-            Review,
-            Pass,
-            [0.93, 0.94, -0.03, 0.05],
-            "L(candidate - champion) > -0.1",
-        ),
-        check(
-            "gap-origin",
-            Fairness,
-            "accuracy_gap",
-            Review,
-            Pass,
-            [0.04, 0.03, -0.04, 0.03],
-            "U(candidate - champion) < 0.1",
-        ),
-        check(
-            "latency",
-            Efficiency,
-            "latency_p50_ms",
-            Review,
-            Pass,
-            [2.1, 2.2, 0.98, 1.12],
-            "U(candidate / champion) <= 1.5",
-        ),
-        check(
-            "energy",
-            Cost,
-            "joules_per_1k",
-            Warn,
-            Pass,
-            [11.4, 11.9, 0.9, 1.3],
-            "U(candidate / champion) <= 2",
-        ),
-        check("retention", Retention, "accuracy", Block, accuracy, values, worse),
-    ];
-    let mut few = all[3].clone();
-    (few.id, few.state) = ("word-changes".to_owned(), CheckState::Insufficient);
-    (few.interval, few.candidate, few.baseline) = (None, None, None);
-    all.insert(4, few);
-    all
-}
-
-/// A browser or a program, in front of the real routes.
-pub(crate) struct Http(pub(crate) Router);
-
-pub(crate) struct Reply {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) text: String,
-}
-
-impl Reply {
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {}", self.text))
-    }
-
-    pub(crate) fn error(&self) -> String {
-        self.json()["error"].as_str().expect("an error says why").to_owned()
-    }
-}
-
-pub(crate) const HOST: &str = "127.0.0.1:8080";
-const JSON: (&str, &str) = ("content-type", "application/json");
-const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
-
-impl Http {
-    pub(crate) async fn send(&self, request: Request<Body>) -> Reply {
-        let response = self.0.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-        let text = String::from_utf8(bytes.to_vec()).unwrap();
-        Reply { status: parts.status, headers: parts.headers, text }
-    }
-
-    pub(crate) async fn call(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: impl Into<Body>,
-    ) -> Reply {
-        let mut request = Request::builder().method(method).uri(path);
-        if !headers.iter().any(|(name, _)| *name == "host") {
-            request = request.header(header::HOST, HOST);
-        }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        self.send(request.body(body.into()).unwrap()).await
-    }
-
-    pub(crate) async fn get(&self, path: &str) -> Reply {
-        self.call("GET", path, &[], Body::empty()).await
-    }
-
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> Reply {
-        self.call("POST", path, &[JSON], body.to_string()).await
-    }
-
-    /// As our own page does.
-    pub(crate) async fn form(&self, path: &str, fields: &str) -> Reply {
-        let ours = ("sec-fetch-site", "same-origin");
-        self.call("POST", path, &[FORM, ours], fields.to_owned()).await
-    }
 }
 
 /// `Approve`, `Promote`, ... as the CLI asks.

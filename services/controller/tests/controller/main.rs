@@ -4,5 +4,6 @@ mod gate;
 mod hand;
 mod hostile;
 mod house;
-mod look;
+mod http;
 mod pages;
+mod verdict;

@@ -13,7 +13,9 @@ async fn an_empty_house_says_what_it_waits_for() {
     let house = House::build(config(json!({}))).await;
     let home = house.http().get("/").await;
     assert_eq!(home.status, 200);
-    for words in ["Nothing serves yet", "0 of 500 for the first cold start", "hold still"] {
+    for words in
+        ["Nothing serves yet", "0 of the 500 that ask for the first cold start", "hold still"]
+    {
         assert!(home.text.contains(words), "{words}: {}", home.text);
     }
     for path in ["/jobs", "/ledger", "/ledger?check=true", "/ledger?to=9"] {
@@ -67,7 +69,9 @@ async fn nothing_is_offered_that_the_gate_would_not_take() {
     // Unjudged: a no is possible, a yes is not.
     house.trained(JobKind::HotUpdate, "controller", crate::house::window(10, 30)).await;
     let home = http.get("/").await.text;
-    assert!(home.contains(DISABLED) && home.contains("Reject"), "{home}");
+    assert!(home.contains("Nothing is asked of you now") && home.contains("http-equiv"), "{home}");
+    let page = http.get("/generations/candidate").await.text;
+    assert!(page.contains(DISABLED) && page.contains("Reject"), "{page}");
     let jobs = http.get("/jobs").await.text;
     assert!(!jobs.contains("value=\"hot_update\" disabled"), "{jobs}");
     assert_eq!(http.form("/jobs", "kind=hot_update&reason=now&actor=ana").await.status, 303);

@@ -95,11 +95,16 @@ fn prepare(report: &std::path::Path) -> anyhow::Result<PathBuf> {
 
 fn summarise(report: &report::Report, folder: &std::path::Path) {
     let after = &report.prequential.after_first_250;
-    let sgd = &report.prequential.sgd_after_first_250;
+    let (sgd, spared) =
+        (&report.prequential.sgd_after_first_250, &report.prequential.spared_sgd_after_first_250);
     println!();
     println!(
-        "accuracy    {:.3} (macro-F1 {:.3}) over {} mails asked before their labels came; SGD {:.3}",
-        after.accuracy, after.macro_f1, after.n, sgd.accuracy
+        "accuracy    {:.3} (macro-F1 {:.3}) over {} mails asked before their labels came",
+        after.accuracy, after.macro_f1, after.n
+    );
+    println!(
+        "baselines   SGD {:.3}, and {:.3} when it is spared the poisoned day",
+        sgd.accuracy, spared.accuracy
     );
     println!(
         "gate        {} promotions, {} blocked, {} approvals",
@@ -120,9 +125,8 @@ fn summarise(report: &report::Report, folder: &std::path::Path) {
         "freshness   {:.1} s median, {:.1} s worst; resumed {:.1} s after kill -9",
         report.freshness_s.p50, report.freshness_s.max, report.resume_s
     );
-    if let (Some(joules), Some(grams)) = (report.energy_j, report.gco2e) {
-        println!("energy      {joules:.0} J by {}, {grams:.2} gCO2e", report.energy_method);
-    }
+    let carbon = report.gco2e.map(|grams| format!(", {grams:.2} gCO2e")).unwrap_or_default();
+    println!("energy      {:.0} J by {}{carbon}", report.energy_j, report.energy_method);
     println!("wall        {:.0} s", report.wall_s);
     println!();
     for claim in &report.claims {

@@ -44,7 +44,10 @@ pub(crate) fn render(report: &Report) -> Markup {
                     (fact(&energy(report), "energy, by the stated method"))
                 }
                 h2 { "Accuracy day by day" }
-                p.dim { "Champion (solid), SGD on hashed 1-2-grams in the same batches (dashed), first generation never updated (dotted). Marks: blocked days." }
+                p.dim {
+                    "Champion (solid), SGD on hashed 1-2-grams in the same batches, the poisoned one \
+                     included (dashed), first generation never updated (dotted). Marks: blocked days."
+                }
                 (accuracy(&report.days))
                 h2 { "Gate decisions" }
                 div.scroll { (decisions(&report.days)) }
@@ -56,6 +59,9 @@ pub(crate) fn render(report: &Report) -> Markup {
                     ", worst " (ms(report.latency_during_swap_ms.max)) "."
                 }
                 (swaps(report))
+                h2 { "Energy day by day" }
+                p.dim { "Joules of the service, by " code { (report.energy_method) } ": serving, curation, training and evaluation together." }
+                (energy_by_day(&report.days))
                 h2 { "What was claimed" }
                 table {
                     @for claim in &report.claims {
@@ -81,10 +87,8 @@ fn ms(value: f64) -> String {
 }
 
 fn energy(report: &Report) -> String {
-    match (report.energy_j, report.gco2e) {
-        (Some(joules), Some(grams)) => format!("{joules:.0} J ({grams:.2} gCO2e)"),
-        _ => "unknown".to_owned(),
-    }
+    let carbon = report.gco2e.map(|grams| format!(" ({grams:.2} gCO2e)")).unwrap_or_default();
+    format!("{:.0} J{carbon}", report.energy_j)
 }
 
 const WIDTH: f64 = 960.0;
@@ -155,25 +159,54 @@ fn decisions(days: &[DayReport]) -> Markup {
     }
 }
 
+/// Request latency second by second, on a logarithmic scale, with a mark for each swap.
 fn swaps(report: &Report) -> Markup {
-    let (Some(first), Some(last)) = (report.swap_timeline.first(), report.swap_timeline.last())
-    else {
-        return html! { p { "no swaps" } };
+    let points = &report.latency_timeline;
+    let (Some(first), Some(last)) = (points.first(), points.last()) else {
+        return html! { p { "no requests" } };
     };
     let span = (last.at_ms - first.at_ms).max(1) as f64;
     let x = |at: i64| LEFT + (WIDTH - LEFT - 8.0) * (at - first.at_ms) as f64 / span;
-    let top = report.swap_timeline.iter().map(|swap| swap.prepare_ms).fold(1.0, f64::max);
+    let top = points.iter().map(|point| point.max).fold(10.0, f64::max).log10().ceil();
+    let y = |ms: f64| 8.0 + (HEIGHT - 36.0) * (1.0 - ms.max(1.0).log10() / top);
+    let bottom = HEIGHT - 28.0;
     html! {
-        svg viewBox=(format!("0 0 {WIDTH} 120")) role="img" aria-label="swaps over time" {
-            line x1=(LEFT) x2=(WIDTH) y1="92" y2="92" stroke="var(--line)" {}
-            @for swap in &report.swap_timeline {
-                @let height = 80.0 * swap.prepare_ms / top;
-                rect x=(x(swap.at_ms) - 2.0) y=(92.0 - height) width="4" height=(height) fill="var(--a)" {
-                    title { (swap.generation) ": prepared in " (ms(swap.prepare_ms)) }
+        svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label="request latency over time, with swaps" {
+            @for decade in 0..=(top as i32) {
+                @let ms = 10_f64.powi(decade);
+                line x1=(LEFT) x2=(WIDTH) y1=(y(ms)) y2=(y(ms)) stroke="var(--line)" {}
+                text x="0" y=(y(ms) + 4.0) { (format!("{ms:.0} ms")) }
+            }
+            @for swap in report.swap_timeline.iter().filter(|swap| swap.at_ms >= first.at_ms && swap.at_ms <= last.at_ms) {
+                line x1=(x(swap.at_ms)) x2=(x(swap.at_ms)) y1="8" y2=(bottom) stroke="var(--b)" stroke-dasharray="2 3" {
+                    title { "swap to " (crate::output::short(&swap.generation)) ", prepared in " (ms(swap.prepare_ms)) }
                 }
             }
-            text x="0" y="14" { (ms(top)) }
-            text x=(LEFT) y="112" { "each bar: one swap, its height the time to fetch, verify, build and warm (requests went on meanwhile)" }
+            path d=(path(points.iter().map(|point| (x(point.at_ms), y(point.max)))))
+                fill="none" stroke="var(--c)" {}
+            path d=(path(points.iter().map(|point| (x(point.at_ms), y(point.p50)))))
+                fill="none" stroke="var(--a)" stroke-width="2" {}
+            text x=(LEFT) y=(HEIGHT - 8.0) { "median (strong) and worst (thin) of each second; vertical marks: swaps" }
+        }
+    }
+}
+
+fn energy_by_day(days: &[DayReport]) -> Markup {
+    let top = days.iter().map(|day| day.energy_j).fold(1.0, f64::max);
+    let slot = (WIDTH - LEFT - 8.0) / days.len().max(1) as f64;
+    html! {
+        svg viewBox=(format!("0 0 {WIDTH} 130")) role="img" aria-label="energy by day" {
+            text x="0" y="14" { (format!("{top:.0} J")) }
+            line x1=(LEFT) x2=(WIDTH) y1="100" y2="100" stroke="var(--line)" {}
+            @for (i, day) in days.iter().enumerate() {
+                @let height = 90.0 * day.energy_j / top;
+                rect x=(LEFT + slot * i as f64) y=(100.0 - height) width=(slot * 0.7) height=(height) fill="var(--a)" {
+                    title { (day.date) ": " (format!("{:.1} J", day.energy_j)) }
+                }
+            }
+            @for i in (0..days.len()).step_by((days.len() / 8).max(1)) {
+                text x=(LEFT + slot * i as f64) y="120" { (days[i].date.format("%d %b")) }
+            }
         }
     }
 }

@@ -18,12 +18,16 @@ pub(crate) struct DayReport {
     pub(crate) right_frozen: Option<usize>,
     /// Right answers of SGD on hashed 1-2-grams, updated in the same batches.
     pub(crate) right_sgd: Option<usize>,
+    /// The same, but spared the poisoned day.
+    pub(crate) right_spared_sgd: Option<usize>,
     /// What became of the day's candidate: promoted, approved or blocked.
     pub(crate) decision: String,
     pub(crate) reasons: Vec<String>,
     pub(crate) generation: String,
     /// From the last label of the day to the generation that learnt it serving.
     pub(crate) freshness_s: Option<f64>,
+    /// What the service used from the day before's decision to this one.
+    pub(crate) energy_j: f64,
 }
 
 /// A generation the gate stopped.
@@ -58,6 +62,7 @@ pub(crate) struct PrequentialReport {
     pub(crate) all: Prequential,
     pub(crate) after_first_250: Prequential,
     pub(crate) sgd_after_first_250: Prequential,
+    pub(crate) spared_sgd_after_first_250: Prequential,
     pub(crate) frozen_after_first_250: Prequential,
 }
 
@@ -85,6 +90,14 @@ pub(crate) struct Swap {
     pub(crate) prepare_ms: f64,
 }
 
+/// Latency of the requests that were due within one second.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct LatencyPoint {
+    pub(crate) at_ms: i64,
+    pub(crate) p50: f64,
+    pub(crate) max: f64,
+}
+
 /// `report.json`.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Report {
@@ -101,9 +114,10 @@ pub(crate) struct Report {
     pub(crate) swap_timeline: Vec<Swap>,
     pub(crate) latency_ms: Latency,
     pub(crate) latency_during_swap_ms: Latency,
+    pub(crate) latency_timeline: Vec<LatencyPoint>,
     pub(crate) freshness_s: Spread,
     pub(crate) resume_s: f64,
-    pub(crate) energy_j: Option<f64>,
+    pub(crate) energy_j: f64,
     pub(crate) energy_method: String,
     pub(crate) gco2e: Option<f64>,
     pub(crate) region: String,
@@ -152,6 +166,19 @@ pub(crate) fn latency<'a>(requests: impl Iterator<Item = &'a LoggedRequest>) -> 
         all.get(rank.clamp(1, all.len().max(1)) - 1).copied().unwrap_or_default()
     };
     Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: at(1.0) }
+}
+
+/// Second by second.
+pub(crate) fn timeline(requests: &[LoggedRequest]) -> Vec<LatencyPoint> {
+    let mut seconds: BTreeMap<i64, Vec<&LoggedRequest>> = BTreeMap::new();
+    for request in requests {
+        seconds.entry(request.at_ms.div_euclid(1_000)).or_default().push(request);
+    }
+    let point = |(second, requests): (i64, Vec<&LoggedRequest>)| {
+        let Latency { p50, max, .. } = latency(requests.into_iter());
+        LatencyPoint { at_ms: second * 1_000, p50, max }
+    };
+    seconds.into_iter().map(point).collect()
 }
 
 /// Median and maximum.

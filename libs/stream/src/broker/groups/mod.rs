@@ -3,6 +3,7 @@
 //! Membership is memory only: after a restart members are unknown, rejoin, and go on from the
 //! committed offsets, which are on the disk.
 mod group;
+mod member;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +15,10 @@ use std::{
 use kafka_protocol::ResponseError as Code;
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 
-pub(crate) use self::group::{Group, Join, JoinAnswer, Phase, SyncAnswer};
+pub(crate) use self::{
+    group::{Group, Phase},
+    member::{Join, JoinAnswer, SyncAnswer},
+};
 
 /// Groups with members at the same time.
 const GROUPS: usize = 4_096;

@@ -6,7 +6,8 @@ use kafka_protocol::ResponseError as Code;
 use tokio::sync::oneshot::{self, Receiver};
 
 use super::{
-    group::{Group, Join, JoinAnswer, Joined, Phase, SyncAnswer},
+    group::{Group, Phase},
+    member::{Join, JoinAnswer, Joined, SyncAnswer},
     *,
 };
 
