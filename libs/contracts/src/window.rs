@@ -151,6 +151,12 @@ impl Window {
         &self.ranges
     }
 
+    /// Whether it holds the record at `offset` of `partition`.
+    #[must_use]
+    pub fn contains(&self, partition: Partition, offset: Offset) -> bool {
+        self.ranges.get(&partition).is_some_and(|&(from, to)| from <= offset && offset < to)
+    }
+
     /// The watermark: the offsets up to which everything is included.
     #[must_use]
     pub fn watermark(&self) -> BTreeMap<Partition, Offset> {

@@ -67,7 +67,7 @@ impl Pipeline {
     pub fn apply(&mut self, incoming: Incoming) -> Vec<Emit> {
         let mut out = Released::default();
         match self.through_stages(Record::new(incoming)) {
-            Ok(record) => self.into_join(record, &mut out),
+            Ok(record) => self.join_up(record, &mut out),
             Err(rejected) => {
                 let (rejected, event) = *rejected;
                 // The label of a repeated id belongs to the event that had it first.
@@ -187,7 +187,7 @@ impl Pipeline {
         Ok(record)
     }
 
-    fn into_join(&mut self, record: Record, out: &mut Released) {
+    fn join_up(&mut self, record: Record, out: &mut Released) {
         let started = Instant::now();
         match record.body {
             Body::Label(label) => self.join.label(record.raw, label, out),

@@ -184,14 +184,13 @@ pub fn newcombe_independent(first: (u64, u64), second: (u64, u64), level: f64) -
     Interval::new((p1 - p2 - down).max(-1.0), (p1 - p2 + up).min(1.0))
 }
 
-/// The weighted mean of differences `p1 - p2` between independent samples, stratum by stratum, each
-/// `(successes, trials)` and with a weight; weights are scaled to sum to 1. Newcombe's distances
-/// are added in squares (MOVER, as in [`mean_of_proportions`]). `None` without any weight.
+/// Two samples of one stratum, each `(successes, trials)`, and its weight.
+pub type Stratum = ((u64, u64), (u64, u64), f64);
+
+/// The weighted mean of differences `p1 - p2` between independent samples, stratum by stratum;
+/// weights are scaled to sum to 1. Newcombe's distances are added in squares (MOVER, as in [`mean_of_proportions`]). `None` without any weight.
 #[must_use]
-pub fn stratified_difference(
-    strata: &[((u64, u64), (u64, u64), f64)],
-    level: f64,
-) -> Option<(f64, Interval)> {
+pub fn stratified_difference(strata: &[Stratum], level: f64) -> Option<(f64, Interval)> {
     let total: f64 = strata.iter().map(|(_, _, weight)| weight).sum();
     if total.is_nan() || total <= 0.0 {
         return None;

@@ -268,6 +268,13 @@ impl State {
         marks
     }
 
+    /// Windows that were set aside: nobody learns from them.
+    #[must_use]
+    pub fn set_aside(&self) -> Vec<Window> {
+        let aside = self.generations.iter().filter(|one| one.quarantined);
+        aside.map(|one| one.window.clone()).collect()
+    }
+
     /// The highest watermark of any candidate so far: what lag is counted from.
     #[must_use]
     pub fn considered_up_to(&self) -> Marks {

@@ -90,6 +90,8 @@ const _: fn() = || {
 };
 
 /// The deep path, on the device it was built for.
+// One a model: its size is of no weight beside the weights.
+#[cfg_attr(feature = "cuda", allow(clippy::large_enum_variant))]
 #[derive(Debug)]
 enum Deep {
     Cpu(Network<CpuBackend>),

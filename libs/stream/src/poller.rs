@@ -141,7 +141,7 @@ impl Poller {
                     self.seeks.push(seek);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, topic, %partition, "seek of no partition of ours")
+                    tracing::warn!(%error, topic, %partition, "seek of no partition of ours");
                 }
             }
         }

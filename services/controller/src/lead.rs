@@ -153,7 +153,7 @@ impl Hand<'_> {
     async fn turn(&mut self) -> Result<bool, LedgerError> {
         let desk = self.desk;
         let policy = &desk.config.policy;
-        if self.record("controller", |state| policy::due_quarantine(state)).await? {
+        if self.record("controller", policy::due_quarantine).await? {
             return Ok(true);
         }
         if self

@@ -143,9 +143,8 @@ pub(crate) fn due_promotion(
 /// not set aside yet.
 ///
 /// Rejected and blocked alike: the next hot update starts where the champion's lineage ends, so a
-/// window that is not set aside would be learnt with the day after it, by the back door. Nothing is
-/// lost by it: the records stay on the stream and the ledger names them, and the next cold start
-/// reads them under its own verdict. Only hot updates: the window of a cold start or a transfer is
+/// window that is not set aside would be learnt with the day after it, by the back door. The records
+/// stay on the stream, and the ledger names them. Only hot updates: the window of a cold start or a transfer is
 /// all of history, and setting that aside would take from the next hot update what the champion has
 /// not learnt and nobody has said no to.
 pub(crate) fn due_quarantine(state: &State) -> Option<Fact> {

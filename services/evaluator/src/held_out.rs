@@ -46,16 +46,12 @@ pub(crate) struct Cut<'a> {
     pub(crate) set_aside: &'a [Window],
 }
 
-fn contains(window: &Window, partition: Partition, offset: Offset) -> bool {
-    window.ranges().get(&partition).is_some_and(|&(from, to)| from <= offset && offset < to)
-}
-
 impl Cut<'_> {
     /// Whether a record is fresh (`Some(true)`), of an earlier window, or does not judge.
     fn side(&self, partition: Partition, offset: Offset) -> Option<bool> {
-        let inside = contains(self.window, partition, offset);
+        let inside = self.window.contains(partition, offset);
         let Some(learnt) = self.learnt else { return inside.then_some(true) };
-        if self.set_aside.iter().any(|window| contains(window, partition, offset)) {
+        if self.set_aside.iter().any(|window| window.contains(partition, offset)) {
             return None;
         }
         if offset < learnt.get(&partition).copied().unwrap_or_default() {
@@ -148,10 +144,12 @@ impl HeldOut {
     }
 }
 
-/// The newest training-side labels of the part of a window that the champion has not learnt.
+/// The newest training-side labels of the part of a window that the champion has not learnt, but
+/// for those that were set aside: the candidate did not learn them either.
 pub(crate) async fn window_labels(
     stream: &Stream,
     window: &Window,
+    set_aside: &[Window],
     max: usize,
 ) -> Result<Vec<EvalExample>, StreamError> {
     let marks = stream.watermarks(window.topic()).await?;
@@ -169,6 +167,10 @@ pub(crate) async fn window_labels(
     }
     stream
         .read_each(&readable, |record| {
+            let (partition, offset) = (record.partition, record.offset);
+            if set_aside.iter().any(|window| window.contains(partition, offset)) {
+                return ControlFlow::Continue(());
+            }
             if let Some((Split::Train, _, example)) = labelled(&record) {
                 labels.push_back(EvalExample { fresh: true, ..example });
                 if labels.len() > max {

@@ -106,7 +106,8 @@ impl Evaluator {
             None => vec![],
             Some(_) => {
                 let window = cut.new_to_champion();
-                window_labels(&self.stream, &window, self.config.max_window_labels).await?
+                window_labels(&self.stream, &window, &set_aside, self.config.max_window_labels)
+                    .await?
             }
         };
         let task = Task {

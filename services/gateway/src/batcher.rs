@@ -204,9 +204,9 @@ impl Shared {
         drop(queue);
         self.sight.depth.add(texts as f64);
         if many {
-            self.changed.notify_all()
+            self.changed.notify_all();
         } else {
-            self.changed.notify_one()
+            self.changed.notify_one();
         }
         Ok(parts)
     }

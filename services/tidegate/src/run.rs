@@ -145,7 +145,7 @@ impl Running {
                 ledger.clone(),
                 artifacts.clone(),
                 config.listen.clone(),
-                config.device.clone(),
+                config.device,
             )?;
             gateway.grpc(&mut routes);
             pages = pages.merge(gateway.http());
@@ -192,7 +192,7 @@ impl Running {
                 ledger.clone(),
                 artifacts.clone(),
                 config.data_dir.clone(),
-                config.device.clone(),
+                config.device,
                 shutdown.clone(),
             );
             tasks.spawn(async move { ("trainer", job.await) });
@@ -203,7 +203,7 @@ impl Running {
                 stream,
                 ledger,
                 artifacts,
-                config.device.clone(),
+                config.device,
                 shutdown.clone(),
             );
             tasks.spawn(async move { ("evaluator", job.await) });

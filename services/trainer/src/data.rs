@@ -44,18 +44,27 @@ pub(crate) struct Data {
     pub(crate) others: u64,
     /// Records that are no curated records at all.
     pub(crate) unreadable: u64,
+    /// Records of windows that were set aside, which nobody learns from.
+    pub(crate) set_aside: u64,
 }
 
 impl Data {
-    /// Reads exactly `window`; gives up between two records when `cancel` is.
+    /// Reads exactly `window`, without what was set aside: after a rollback, or at a cold start, a
+    /// window spans blocked ones again. Gives up between two records when `cancel` is.
     pub(crate) async fn read(
         stream: &Stream,
         window: &Window,
+        set_aside: &[Window],
         cancel: &CancellationToken,
     ) -> Result<Self, StreamError> {
         let mut data = Self::default();
         let each = |record: tidegate_stream::Record| {
-            data.add(&record);
+            let (partition, offset) = (record.partition, record.offset);
+            if set_aside.iter().any(|window| window.contains(partition, offset)) {
+                data.set_aside += 1;
+            } else {
+                data.add(&record);
+            }
             if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         tokio::select! {

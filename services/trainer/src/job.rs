@@ -165,13 +165,14 @@ async fn work(
     attempt: &Attempt,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Result<Ended, Failure>> {
-    let data = Data::read(&trainer.stream, &attempt.job.window, cancel).await?;
+    let set_aside = trainer.ledger.state().await?.set_aside();
+    let data = Data::read(&trainer.stream, &attempt.job.window, &set_aside, cancel).await?;
     if cancel.is_cancelled() {
         return Ok(Ok(Ended::Stopped));
     }
     tracing::info!(
         job = %attempt.job.id, examples = data.examples.len(), others = data.others,
-        unreadable = data.unreadable, "window read",
+        unreadable = data.unreadable, set_aside = data.set_aside, "window read",
     );
     let checkpoints = CheckpointDir::open(trainer.data_dir.join("checkpoints"))?;
     let newest_label = data.newest_label;

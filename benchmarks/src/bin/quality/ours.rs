@@ -38,7 +38,7 @@ impl Seconds {
 pub(crate) fn replay(batches: &[Vec<Mail>], folder: &Path) -> anyhow::Result<Replayed> {
     let recipe = Recipe::default();
     let store = ArtifactStore::open(&ArtifactsConfig::default(), folder)?;
-    let checkpoints = CheckpointDir::open(&folder.join("checkpoints"))?;
+    let checkpoints = CheckpointDir::open(folder.join("checkpoints"))?;
     let runtime = Runtime::new()?;
     let mut replayed = Replayed::default();
     let mut champion: Option<Verified> = None;

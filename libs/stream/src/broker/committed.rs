@@ -50,11 +50,11 @@ impl Node {
             }
         }
         let mut failed = None;
-        if !kept.is_empty() {
-            if let Err(error) = self.storage.commit(&request.group_id, kept) {
-                tracing::error!(group = %request.group_id.0, %error, "offsets could not be written");
-                failed = Some(Code::KafkaStorageError);
-            }
+        if !kept.is_empty()
+            && let Err(error) = self.storage.commit(&request.group_id, kept)
+        {
+            tracing::error!(group = %request.group_id.0, %error, "offsets could not be written");
+            failed = Some(Code::KafkaStorageError);
         }
         let mut codes = codes.into_iter();
         let topics = request.topics.into_iter().map(|topic| {

@@ -133,6 +133,8 @@ async fn read_frame(
     Ok((frame.freeze(), room))
 }
 
+// One at a time, moved once: its size is of no weight beside the request's bytes.
+#[allow(clippy::large_enum_variant)]
 enum Decoded {
     Request(RequestHeader, ApiKey, RequestKind),
     /// A question for our versions in a version that we do not know.
@@ -163,7 +165,12 @@ fn decode(mut frame: Bytes) -> Result<Decoded, End> {
         .map_err(|error| fault(format!("malformed {key:?} {version}: {error}")))
 }
 
-fn encode(header: &RequestHeader, key: ApiKey, answer: &ResponseKind) -> Result<BytesMut, String> {
+/// The frame of an answer.
+pub(crate) fn encode(
+    header: &RequestHeader,
+    key: ApiKey,
+    answer: &ResponseKind,
+) -> Result<BytesMut, String> {
     let version = header.request_api_version;
     let mut frame = BytesMut::with_capacity(size_hint(answer));
     frame.put_i32(0);

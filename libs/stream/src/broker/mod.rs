@@ -29,6 +29,8 @@ mod offsets;
 mod produce;
 mod shape;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use std::{

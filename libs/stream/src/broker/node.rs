@@ -87,7 +87,7 @@ impl Node {
         match request {
             Ask::Produce(request) => self.produce(&request),
             Ask::Fetch(request) => self.fetch(caller, request).await,
-            Ask::ListOffsets(request) => self.list_offsets(request).into(),
+            Ask::ListOffsets(request) => self.list_offsets(caller, request).into(),
             Ask::OffsetForLeaderEpoch(request) => self.leader_epochs(request).into(),
             Ask::DeleteRecords(request) => self.delete_records(request).into(),
             Ask::Metadata(request) => self.metadata(caller, request).into(),

@@ -14,7 +14,7 @@ use kafka_protocol::{
 };
 
 use super::{
-    node::{LEADER_EPOCH, Node},
+    node::{Caller, LEADER_EPOCH, Node},
     storage::{Partition, TopicError},
 };
 
@@ -26,12 +26,18 @@ const OF_NEWEST_RECORD: i64 = -3;
 const EARLIEST_LOCAL: i64 = -4;
 
 impl Node {
-    pub(crate) fn list_offsets(&self, request: ListOffsetsRequest) -> ListOffsetsResponse {
+    pub(crate) fn list_offsets(
+        &self,
+        caller: &Caller,
+        request: ListOffsetsRequest,
+    ) -> ListOffsetsResponse {
+        // Before version 4 nobody knew of epochs.
+        let epoch = if caller.version >= 4 { LEADER_EPOCH } else { -1 };
         let topics = request.topics.into_iter().map(|topic| {
             let partitions = topic.partitions.iter().map(|asked| {
                 let answer = ListOffsetsPartitionResponse::default()
                     .with_partition_index(asked.partition_index)
-                    .with_leader_epoch(LEADER_EPOCH);
+                    .with_leader_epoch(epoch);
                 match self.list_offset(&topic.name, asked) {
                     Ok((offset, time)) => answer.with_offset(offset).with_timestamp(time),
                     Err(code) => answer

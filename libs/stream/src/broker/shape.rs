@@ -87,7 +87,7 @@ pub(crate) fn shape(key: ApiKey, version: i16) -> Option<&'static str> {
 pub(crate) fn versions(key: ApiKey) -> Option<(i16, i16)> {
     let mut taken = (0..=20).filter(|&version| shape(key, version).is_some());
     let first = taken.next()?;
-    Some((first, taken.last().unwrap_or(first)))
+    Some((first, taken.next_back().unwrap_or(first)))
 }
 
 /// Whether `body` has the bytes that its counts and lengths speak of, and not too many elements.

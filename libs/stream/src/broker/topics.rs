@@ -45,7 +45,8 @@ impl Node {
         let topics = match request.topics {
             // Version 0 has no other word for all.
             Some(topics) if caller.version >= 1 || !topics.is_empty() => {
-                topics.into_iter().map(|asked| self.describe_or_create(asked, may_create)).collect()
+                let describe = |asked| self.describe_or_create(caller, asked, may_create);
+                topics.into_iter().map(describe).collect()
             }
             _ => self.storage.topics().iter().map(|topic| describe(topic)).collect(),
         };
@@ -62,11 +63,14 @@ impl Node {
     /// so, brings it into being.
     fn describe_or_create(
         &self,
+        caller: &Caller,
         asked: MetadataRequestTopic,
         create: bool,
     ) -> MetadataResponseTopic {
         let Some(name) = asked.name else {
+            // Before version 12 there is no way to say that a name is not known.
             let unknown = MetadataResponseTopic::default()
+                .with_name((caller.version < 12).then(TopicName::default))
                 .with_topic_id(asked.topic_id)
                 .with_error_code(Code::UnknownTopicId.code());
             return self

@@ -65,10 +65,10 @@ const EMBEDDED_ONLY: &[Scenario] = scenarios![
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let [word, dir, listen] = &args[..] {
-        if word == house::SERVE {
-            return house::serve(dir.as_ref(), listen);
-        }
+    if let [word, dir, listen] = &args[..]
+        && word == house::SERVE
+    {
+        return house::serve(dir.as_ref(), listen);
     }
     // The flags of other harnesses are not ours.
     let wanted: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
@@ -76,8 +76,8 @@ fn main() -> ExitCode {
 
     let mut tally = Tally::default();
     let embedded = EVERYWHERE.iter().chain(EMBEDDED_ONLY);
-    tally.run("embedded", embedded, &chosen, || Embedded::build());
-    tally.run("kafka", EVERYWHERE.iter(), &chosen, || kafka::Kafka::build());
+    tally.run("embedded", embedded, &chosen, Embedded::build);
+    tally.run("kafka", EVERYWHERE.iter(), &chosen, kafka::Kafka::build);
     tally.close()
 }
 

@@ -82,8 +82,11 @@ pub(crate) async fn compressed_records_come_back(house: &mut dyn House) {
             .create()
             .expect("librdkafka has it");
         let values: Vec<String> = (sent..sent + 100).map(|i| i.to_string()).collect();
-        let send = |value| producer.send_result(FutureRecord::<(), str>::to(&topic).payload(value));
-        let deliveries: Vec<_> = values.iter().map(|v| send(v).expect("it is queued")).collect();
+        let send = |value| {
+            let record = FutureRecord::<(), str>::to(&topic).payload(value);
+            producer.send_result(record).expect("it is queued")
+        };
+        let deliveries: Vec<_> = values.iter().map(|value| send(value)).collect();
         for delivery in deliveries {
             within(delivery).await.unwrap().unwrap();
         }

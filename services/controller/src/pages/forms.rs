@@ -62,13 +62,12 @@ pub(super) fn decisions(
     let gate = policy::gate(state, one, &desk.config.policy, now);
     let back_to = way_back(state, one);
     let can_withdraw = gate.is_open_to_decisions() && !one.approvals_in_force(now).is_empty();
-    let nothing = !gate.is_open_to_decisions() && back_to.is_none();
+    let has_choice = gate.is_open_to_decisions() || back_to.is_some();
     html! {
         (approvals(one, now))
-        @if nothing {
-        } @else if !desk.may(caller, Role::Approver) {
+        @if has_choice && !desk.may(caller, Role::Approver) {
             p.dim { "To decide here, sign in with an approver's token." }
-        } @else {
+        } @else if has_choice {
             @if gate.is_open_to_decisions() { (yes_or_no(desk, state, one, &gate)) }
             @if can_withdraw {
                 (folded(desk, one, "withdraw", "Withdraw your approval", "Withdraw"))

@@ -106,10 +106,11 @@ pub(crate) fn days(mails: Vec<Mail>, first: usize, least: usize) -> Vec<Day> {
     for mail in mails {
         let date = mail.time.date_naive();
         let wanted = if days.is_empty() { first } else { least };
-        if let Some(last) = open.last().map(|last| last.time.date_naive()) {
-            if last != date && open.len() >= wanted {
-                days.push(Day { date: last, mails: std::mem::take(&mut open) });
-            }
+        if let Some(last) = open.last().map(|last| last.time.date_naive())
+            && last != date
+            && open.len() >= wanted
+        {
+            days.push(Day { date: last, mails: std::mem::take(&mut open) });
         }
         open.push(mail);
     }

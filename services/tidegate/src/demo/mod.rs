@@ -84,6 +84,7 @@ fn prepare(report: &std::path::Path) -> anyhow::Result<PathBuf> {
          [stream.embedded]\nlisten = \"127.0.0.1:0\"\n\n\
          [evaluator]\nsuite = {suite}\n\n\
          [controller.bootstrap]\nmin_labelled = 180\n\n\
+         [controller.schedule]\nhot_update = \"\"\ncold_start = \"\"\n\n\
          [controller.lag_trigger]\nrecords = 1000000\n\n\
          [controller.policy.auto_promote]\ncold_start = false\n",
         data = quoted(folder.join("data")),

@@ -309,10 +309,10 @@ impl Group {
 
     /// The member of this name, unless its place was taken over.
     fn speaks(&mut self, name: &str, instance: Option<&str>) -> Result<&mut Member, Code> {
-        if let Some(holder) = self.by_instance(instance) {
-            if holder != name {
-                return Err(Code::FencedInstanceId);
-            }
+        if let Some(holder) = self.by_instance(instance)
+            && holder != name
+        {
+            return Err(Code::FencedInstanceId);
         }
         self.members.get_mut(name).ok_or(Code::UnknownMemberId)
     }

@@ -72,7 +72,7 @@ impl BatchHeader {
 
     /// The offset after its last record.
     pub(crate) fn next_offset(&self) -> i64 {
-        self.base_offset + i64::from(self.last_offset_delta) + 1
+        self.base_offset.saturating_add(i64::from(self.last_offset_delta) + 1)
     }
 
     /// The sequence number of its last record; they wrap to 0.
@@ -145,9 +145,10 @@ pub(crate) fn first_since(header: &BatchHeader, batch: &[u8], timestamp: i64) ->
     let mut rest = &batch[HEADER..];
     for _ in 0..header.records {
         let Some((record, after)) = split_record(rest) else { return first };
-        if header.base_timestamp + record.timestamp_delta >= timestamp {
-            let offset = header.base_offset + record.offset_delta;
-            return (offset, header.base_timestamp + record.timestamp_delta);
+        // What is inside a record is its producer's word.
+        let time = header.base_timestamp.saturating_add(record.timestamp_delta);
+        if time >= timestamp && (0..i64::from(header.records)).contains(&record.offset_delta) {
+            return (header.base_offset + record.offset_delta, time);
         }
         rest = after;
     }

@@ -199,12 +199,12 @@ impl Catalog {
         self.len += line.len() as u64;
         self.dirty = true;
         self.state.apply(change);
-        if self.len > self.compacted + COMPACT_AFTER {
-            if let Err(error) = self.compact() {
-                // The change is written all the same; the file stays long.
-                tracing::warn!(path = %self.path.display(), %error, "catalogue was not rewritten");
-                self.compacted = self.len;
-            }
+        if self.len > self.compacted + COMPACT_AFTER
+            && let Err(error) = self.compact()
+        {
+            // The change is written all the same; the file stays long.
+            tracing::warn!(path = %self.path.display(), %error, "catalogue was not rewritten");
+            self.compacted = self.len;
         }
         Ok(())
     }

@@ -51,6 +51,9 @@ impl Full {
     /// Forces the segment to the disk and writes its sidecar.
     fn seal(&self) -> io::Result<()> {
         self.file.sync_data()?;
+        if !Segment::file(&self.dir, self.segment.base).exists() {
+            return Ok(());
+        }
         match self.segment.seal(&self.dir, &self.producers) {
             // Retention, or the topic's deletion, was quicker.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -116,6 +119,8 @@ impl Log {
                 let base = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok());
                 let odd = || io::Error::other(format!("{} is no segment", path.display()));
                 bases.push(base.ok_or_else(odd)?);
+            } else {
+                Segment::remove_stray(&path)?;
             }
         }
         bases.sort_unstable();

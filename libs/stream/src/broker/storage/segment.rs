@@ -21,8 +21,7 @@ const INTERVAL: u64 = 64 << 10;
 
 /// What is known of one segment file without reading it.
 ///
-/// INVARIANT: batches fill `0..len` of the file without gaps, their offsets rise, and all are in
-/// `base..next`. Bytes behind `len` are not part of the log.
+/// INVARIANT: batches fill `0..len` of the file and `base..next` of the offsets without gaps. Bytes behind `len` are not part of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Segment {
     /// The offset that names the file: no record in it is before.
@@ -82,8 +81,8 @@ impl Segment {
         after.checked_sub(1).map_or(0, |i| self.index[i].1)
     }
 
-    /// Reads a segment file from its start and stops at the first batch that is not whole, or
-    /// that goes back in offsets: what a write that was cut short leaves behind.
+    /// Reads a segment file from its start and stops at the first batch that is not whole, or not
+    /// the next: what a write that was cut short, or damage, leaves behind.
     pub(crate) fn scan(dir: &Path, base: i64, producers: &mut Producers) -> io::Result<Self> {
         let mut segment = Self::new(base);
         let mut file = BufReader::with_capacity(1 << 20, File::open(Self::file(dir, base))?);
@@ -93,7 +92,7 @@ impl Segment {
             file.by_ref().take(HEADER as u64).read_to_end(&mut batch)?;
             let Some(header) = BatchHeader::parse(&batch) else { return Ok(segment) };
             file.by_ref().take((header.len - HEADER) as u64).read_to_end(&mut batch)?;
-            if !header.fits(&batch) || header.base_offset < segment.next {
+            if !header.fits(&batch) || header.base_offset != segment.next {
                 return Ok(segment);
             }
             segment.note(&header);
@@ -121,11 +120,20 @@ impl Segment {
         fits.then_some((sealed.segment, sealed.producers))
     }
 
+    /// Removes a sidecar that has no segment: retention was quicker than its writing.
+    pub(crate) fn remove_stray(sidecar: &Path) -> io::Result<()> {
+        let stray = sidecar.extension().is_some_and(|e| e == "sealed" || e == "new");
+        if stray && !sidecar.with_extension("log").exists() {
+            std::fs::remove_file(sidecar)?;
+        }
+        Ok(())
+    }
+
     /// Removes the files. Readers that hold them open are not disturbed.
     pub(crate) fn remove(&self, dir: &Path) -> io::Result<()> {
         // The sidecar first: one without its segment would vouch for nothing.
         match std::fs::remove_file(Self::sidecar(dir, self.base)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => std::fs::remove_file(Self::file(dir, self.base)),
         }
     }

@@ -153,6 +153,25 @@ fn a_sealed_segment_is_not_read_again_and_a_lost_seal_loses_nothing() {
     assert_eq!(batches(&open(dir.path()), 0, 700), before);
 }
 
+#[test]
+fn a_segment_that_is_dropped_before_it_is_sealed_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = LogOptions { retention_bytes: 1_500, ..options() };
+    let mut log = Log::open(dir.path(), small, 0).unwrap();
+    for i in 0..50 {
+        log.append(&one(&[i; 400])).unwrap();
+    }
+    log.unsynced().force().unwrap();
+    std::fs::write(dir.path().join("00000000000000000000.sealed"), "stray").unwrap();
+    drop(log);
+    drop(Log::open(dir.path(), small, 0).unwrap());
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+    let (segments, sidecars): (Vec<_>, Vec<_>) =
+        names.partition(|path| path.extension().is_some_and(|e| e == "log"));
+    assert!(sidecars.iter().all(|sidecar| segments.contains(&sidecar.with_extension("log"))));
+    assert_eq!(sidecars.len() + 1, segments.len());
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Append(Vec<usize>),
