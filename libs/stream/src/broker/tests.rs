@@ -31,7 +31,8 @@ use super::{
 /// Every kind of request, with enough in it that the answers are full.
 fn requests(topic: &str, id: Uuid) -> Vec<(ApiKey, RequestKind)> {
     let name = || TopicName(topic.to_owned().into());
-    let group = || GroupId(StrBytes::from_static_str("g"));
+    // A member that joins another's group would wait for it.
+    let group = || GroupId(topic.to_owned().into());
     let text = StrBytes::from_static_str;
 
     let data = produce::PartitionProduceData::default().with_records(Some(vec![2; 70].into()));
