@@ -57,6 +57,11 @@ impl Effects {
         Ok((effects, ends))
     }
 
+    /// Of events, labels that were joined and labels that were rejected.
+    pub(crate) fn counts(&self) -> [usize; 3] {
+        [&self.events, &self.joined_labels, &self.rejected_labels].map(HashSet::len)
+    }
+
     fn add(&mut self, effect: Effect) {
         match effect {
             Effect::Curated(event, label) => {
@@ -75,6 +80,16 @@ impl Effects {
     /// Whether a label was rejected: it left no trace in the state, so it is passed over.
     pub(crate) fn was_rejected(&self, label: Offset) -> bool {
         self.rejected_labels.contains(&label.0)
+    }
+
+    /// The same, and it is dealt with now.
+    pub(crate) fn pass_over(&mut self, label: Offset) -> bool {
+        self.rejected_labels.remove(&label.0)
+    }
+
+    /// Whether records are still to come that have had their effect.
+    pub(crate) fn are_pending(&self) -> bool {
+        self.counts() != [0; 3]
     }
 
     /// The message for a decision, if it has not been written before.

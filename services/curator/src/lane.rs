@@ -54,6 +54,11 @@ pub(crate) struct Lane {
     events: Place,
     labels: Place,
     effects: Effects,
+    /// Where the effects that are pending were looked for from.
+    ///
+    /// INVARIANT: a checkpoint names it, not the ends of now, while effects are pending: they are
+    /// of records after the checkpoint, and a successor must find them again.
+    looked_from: Outputs,
     pub(crate) lease: Lease,
     changed: bool,
     due: Instant,
@@ -97,6 +102,14 @@ impl Lane {
         }
         let (effects, ends) =
             Effects::find(stream, partition, &head.outputs, (events.1, labels.1)).await?;
+        tracing::debug!(
+            lane = partition.0,
+            checkpoint = ?head,
+            ?ends,
+            ?marks,
+            effects = ?effects.counts(),
+            "effects found"
+        );
         let pipeline = refill(stream, partition, restoring, &effects, marks).await?;
         let place = |side, next, mark| start(topics, side, partition, next, mark);
         let lane = Self {
@@ -105,6 +118,7 @@ impl Lane {
             events: place(Side::Events, head.events, events),
             labels: place(Side::Labels, head.labels, labels),
             effects,
+            looked_from: head.outputs,
             lease,
             changed: false,
             due: Instant::now() + pause,
@@ -145,7 +159,7 @@ impl Lane {
         }
         *place = Place { next: Offset(offset.0 + 1), sure: true };
         self.changed = true;
-        if side == Side::Labels && self.effects.was_rejected(offset) {
+        if side == Side::Labels && self.effects.pass_over(offset) {
             return Taken::Messages(vec![]);
         }
         let raw = raw(record);
@@ -199,6 +213,7 @@ impl Lane {
             return Ok(());
         }
         let started = Instant::now();
+        let outputs = if self.effects.are_pending() { &self.looked_from } else { outputs };
         let head =
             Head { events: self.events.next, labels: self.labels.next, outputs: outputs.clone() };
         let bytes = checkpoint::encode(&head, &self.pipeline.snapshot());

@@ -179,10 +179,3 @@ async fn pause(time: Duration, cancel: &CancellationToken) {
         () = tokio::time::sleep(time) => {}
     }
 }
-#[cfg(test)]
-fn is_send<T: Send>(_: T) {}
-#[cfg(test)]
-#[allow(dead_code)]
-fn check_send(c: TrainerConfig, s: Stream, l: Ledger, a: ArtifactStore) {
-    is_send(run(c, s, l, a, PathBuf::new(), Device::Cpu, CancellationToken::new()));
-}

@@ -36,6 +36,9 @@ fn marks(check: &CheckResult) -> (Option<f64>, Option<f64>) {
         (Some(0.0), pair.map(|(candidate, champion)| candidate - champion))
     } else if check.rule.contains("candidate / champion") {
         (Some(1.0), pair.map(|(candidate, champion)| candidate / champion))
+    } else if check.rule.contains("label_agreement_drop") {
+        // Both columns are the champion's agreement, before and now.
+        (Some(0.0), pair.map(|(now, before)| before - now))
     } else {
         (None, check.candidate)
     }

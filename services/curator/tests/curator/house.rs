@@ -12,19 +12,11 @@ use tempfile::TempDir;
 use tidegate_contracts::{Curated, Offset, Partition, SourcePosition, Window};
 use tidegate_curator::CuratorConfig;
 use tidegate_ledger::{Ledger, LedgerConfig};
-use tidegate_stream::{Message, Record, Sink, Stream, StreamConfig};
+use tidegate_stream::{
+    EmbeddedBroker, EmbeddedConfig, Message, Record, Sink, Stream, StreamConfig,
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-pub(crate) struct EmbeddedBroker(
-    rdkafka::mocking::MockCluster<'static, rdkafka::producer::DefaultProducerContext>,
-);
-impl EmbeddedBroker {
-    fn addr(&self) -> SocketAddr {
-        self.0.bootstrap_servers().parse().unwrap()
-    }
-    async fn shutdown(self) {}
-}
 
 pub(crate) struct House {
     folder: TempDir,
@@ -58,9 +50,8 @@ pub(crate) fn stream_config(partitions: i32) -> StreamConfig {
 }
 
 async fn start_broker(listen: SocketAddr, folder: &Path) -> EmbeddedBroker {
-    let _ = (listen, folder);
-    let mock = rdkafka::mocking::MockCluster::new(1).unwrap();
-    EmbeddedBroker(mock)
+    let config = EmbeddedConfig { listen, ..EmbeddedConfig::default() };
+    EmbeddedBroker::start(&config, &folder.join("broker")).await.unwrap()
 }
 
 pub(crate) async fn ledger(folder: &Path) -> Ledger {
@@ -81,9 +72,6 @@ impl House {
         let broker = start_broker(([127, 0, 0, 1], 0).into(), folder.path()).await;
         let addr = broker.addr();
         let stream = Stream::connect(&stream_config(partitions), &addr.to_string()).unwrap();
-        for t in stream.topics().all() {
-            broker.0.create_topic(t, partitions, 1).unwrap();
-        }
         stream.ensure_topics().await.unwrap();
         let sink = stream.sink().unwrap();
         Self { folder, broker: Some(broker), addr, stream, sink }

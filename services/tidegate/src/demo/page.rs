@@ -119,14 +119,14 @@ fn accuracy(days: &[DayReport]) -> Markup {
             }
             @for (i, day) in days.iter().enumerate().filter(|(_, day)| day.decision == "blocked") {
                 line x1=(x(i)) x2=(x(i)) y1="8" y2=(HEIGHT - 28.0) stroke="var(--bad)" stroke-width="2" {}
-                text x=(x(i) + 4.0) y="18" { @if day.poisoned { "poisoned, blocked" } @else { "blocked" } }
+                text x=(x(i) + 6.0) y=(HEIGHT / 2.0) { @if day.poisoned { "poisoned, blocked" } @else { "blocked" } }
             }
             @for (of, colour, dash) in lines {
                 path d=(path(days.iter().enumerate().filter_map(|(i, day)| Some((x(i), y(share(day, of(day)?)))))))
                     fill="none" stroke=(colour) stroke-width="2" stroke-dasharray=(dash) {}
             }
             @for i in (0..days.len()).step_by((days.len() / 8).max(1)) {
-                text x=(x(i) - 20.0) y=(HEIGHT - 8.0) { (days[i].date.format("%d %b")) }
+                text x=((x(i) - 20.0).min(WIDTH - 44.0)) y=(HEIGHT - 8.0) { (days[i].date.format("%d %b")) }
             }
         }
     }
