@@ -29,7 +29,6 @@ test: ## Lint, then every test, against the real parts
 	@setup/data.sh
 	@setup/tools.sh
 	$(MAKE) --no-print-directory lint helm-check
-	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked --workspace
 
 # A target folder of its own: an editor that lints does not hold up a build.
