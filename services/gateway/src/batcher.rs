@@ -1,9 +1,9 @@
 //! The queue before a model, and the threads that run it.
 //!
 //! Each served generation has its own, so a batch never mixes generations. A worker takes what
-//! waits, up to `max_batch` texts. A text that comes to an idle worker goes at once; only a worker
-//! that comes back to a queue that is already filling waits, at most `batch_wait` after the oldest
-//! text came, for the batch to be full: waiting can then only help.
+//! waits, up to `max_batch` texts. A text that comes to an idle worker goes at once, and so does one
+//! that is alone; only a worker that comes back to a queue in which several wait already waits for
+//! the batch to be full, at most `batch_wait` after the oldest text came.
 use std::{
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -238,7 +238,9 @@ impl Shared {
                 continue;
             };
             let left = wait.saturating_sub(oldest.came.elapsed());
-            if was_idle || queue.closed || left.is_zero() || queue.texts >= self.config.max_batch {
+            // A client that asks one at a time is back before the worker is: nobody else will come.
+            let alone = was_idle || queue.jobs.len() < 2;
+            if alone || queue.closed || left.is_zero() || queue.texts >= self.config.max_batch {
                 break;
             }
             let waited = self.changed.wait_timeout(queue, left);
