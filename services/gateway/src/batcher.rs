@@ -113,6 +113,12 @@ impl Batcher {
         self.shared.model.labels()
     }
 
+    /// Texts in the queue.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.shared.lock().texts
+    }
+
     /// Scores of `inputs`, in order, or why not: full, expired, failed. Dropping the future
     /// withdraws what has not reached the model.
     pub(crate) async fn submit(

@@ -124,7 +124,7 @@ async fn a_full_queue_is_said_with_when_to_come_back_and_what_waits_is_answered(
     let first = ask(&["a", "b"]);
     until("the model is asked", || toy.asked() == 1).await;
     let second = ask(&["c", "d"]);
-    until("two texts wait", || crate::sight::Sight::new().depth.get() >= 2.0).await;
+    until("two texts wait", || house.front.slot.champion().unwrap().batcher.waiting() == 2).await;
 
     let status = client.clone().model_infer(request(&["e"])).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
