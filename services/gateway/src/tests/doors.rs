@@ -157,7 +157,9 @@ async fn an_expired_or_cancelled_request_never_reaches_the_model() {
     let mut late = Request::new(request(&["late"]));
     late.set_timeout(Duration::from_millis(50));
     let status = ask(late).await.unwrap().unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded);
+    // tonic's client keeps the same deadline, and says `Cancelled` when it is first to notice.
+    let expired = [Code::DeadlineExceeded, Code::Cancelled];
+    assert!(expired.contains(&status.code()), "{status}");
     let mut late = request(&["late"]);
     let micros = InferParameter { parameter_choice: Some(ParameterChoice::Int64Param(20_000)) };
     late.parameters.insert("timeout".into(), micros);
