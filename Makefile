@@ -29,7 +29,7 @@ test: ## Lint, then every test, against the real parts
 	@setup/data.sh
 	@setup/tools.sh
 	$(MAKE) --no-print-directory lint helm-check
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace --no-fail-fast
 
 # A target folder of its own: an editor that lints does not hold up a build.
 LINT := --target-dir $(CARGO_TARGET_DIR)/lint

@@ -1,5 +1,6 @@
 //! One suite for every store: the embedded file, and a real Redis server.
 use std::{
+    io::Write as _,
     net::TcpListener,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -58,7 +59,9 @@ impl Redis {
             std::thread::yield_now();
         }
         let version = Command::new("redis-server").arg("--version").output().unwrap();
-        eprintln!("real {}", String::from_utf8_lossy(&version.stdout).trim());
+        // Past the test harness, which keeps what a passing test prints: the log names the version.
+        let version = String::from_utf8_lossy(&version.stdout);
+        writeln!(std::io::stderr(), "real {}", version.trim()).unwrap();
         Self { server, port, folder }
     }
 }
