@@ -3,10 +3,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::ModelError;
 
+/// What a network answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// One of the classes seen so far. Every token sees its whole text.
+    #[default]
+    Classification,
+    /// What token comes next, for each token. A token sees only those before it.
+    NextToken,
+}
+
+/// How a router scores experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Affinity {
+    /// Each expert by itself (DeepSeek-V3, arXiv 2412.19437, eq. 15).
+    #[default]
+    Sigmoid,
+    /// Experts against each other (Switch, arXiv 2101.03961, eq. 1).
+    Softmax,
+}
+
 /// Shape of the network. Written as `architecture.json` into every generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Architecture {
+    /// What it answers.
+    pub task: Task,
     /// Width of a token. A multiple of `2 * heads`.
     pub d_model: usize,
     /// Transformer blocks.
@@ -23,6 +47,13 @@ pub struct Architecture {
     pub experts: usize,
     /// Routed experts that each token is sent to.
     pub top_k: usize,
+    /// How the router scores them.
+    pub affinity: Affinity,
+    /// Groups of routed experts, of equal size; divides `experts`.
+    pub expert_groups: usize,
+    /// Groups that one token's experts are chosen from (node-limited routing, DeepSeek-V3 section
+    /// 2.1.2). As many as there are groups: no limit.
+    pub top_groups: usize,
     /// Experts that see every token, as one of their summed width.
     pub shared_experts: usize,
     /// Hidden width of one expert.
@@ -44,6 +75,7 @@ impl Default for Architecture {
     /// Small enough that two CPU cores train hundreds of e-mails a second.
     fn default() -> Self {
         Self {
+            task: Task::Classification,
             d_model: 64,
             layers: 2,
             heads: 4,
@@ -52,6 +84,9 @@ impl Default for Architecture {
             vocab: 2048,
             experts: 8,
             top_k: 2,
+            affinity: Affinity::Sigmoid,
+            expert_groups: 1,
+            top_groups: 1,
             shared_experts: 1,
             expert_width: 64,
             wide_buckets: 1 << 18,
@@ -84,6 +119,8 @@ impl Architecture {
             ("vocab", self.vocab, 256, 1 << 24),
             ("experts", self.experts, 1, 4096),
             ("top_k", self.top_k, 1, self.experts),
+            ("expert_groups", self.expert_groups, 1, self.experts),
+            ("top_groups", self.top_groups, 1, self.expert_groups),
             ("shared_experts", self.shared_experts, 0, 64),
             ("expert_width", self.expert_width, 1, 1 << 16),
             ("wide_buckets", self.wide_buckets, 1, 1 << 28),
@@ -102,6 +139,15 @@ impl Architecture {
         if !self.heads.is_multiple_of(self.kv_heads) {
             let need = format!("must divide heads = {}", self.heads);
             return Err(wrong("kv_heads", self.kv_heads, need));
+        }
+        if !self.experts.is_multiple_of(self.expert_groups) {
+            let need = format!("must divide experts = {}", self.experts);
+            return Err(wrong("expert_groups", self.expert_groups, need));
+        }
+        let reachable = self.experts / self.expert_groups * self.top_groups;
+        if self.top_k > reachable {
+            let need = format!("must be at most {reachable}, the experts of top_groups groups");
+            return Err(wrong("top_k", self.top_k, need));
         }
         if !self.wide_buckets.is_power_of_two() {
             return Err(wrong("wide_buckets", self.wide_buckets, "must be a power of two".into()));

@@ -4,7 +4,7 @@ use std::{
     sync::Arc,
 };
 
-use burn::{module::Module as _, tensor::backend::Backend};
+use burn::module::Module as _;
 use bytes::Bytes;
 use rayon::prelude::*;
 use tidegate_contracts::{Class, Event};
@@ -12,8 +12,8 @@ use tidegate_contracts::{Class, Event};
 #[cfg(feature = "cuda")]
 use crate::CudaBackend;
 use crate::{
-    Architecture, Batch, CpuBackend, Device, Features, Featurizer, ModelError, Network, Tokenizer,
-    Weights, WideTable,
+    Architecture, Batch, CpuBackend, Device, Features, Featurizer, Kernels, ModelError, Network,
+    Tokenizer, Weights, WideTable,
 };
 
 /// File of a generation: the [`Architecture`] as JSON.
@@ -226,7 +226,7 @@ impl Deep {
     }
 }
 
-fn forward<B: Backend>(
+fn forward<B: Kernels>(
     network: &Network<B>,
     features: &[&Features],
     wide: Vec<f32>,

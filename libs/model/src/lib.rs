@@ -35,11 +35,12 @@ mod device;
 mod error;
 mod inference;
 mod network;
+mod ops;
 mod text;
 mod weights;
 mod wide;
 
-pub use architecture::Architecture;
+pub use architecture::{Affinity, Architecture, Task};
 pub use background::in_background;
 pub use batch::Batch;
 #[cfg(feature = "cuda")]
@@ -47,7 +48,8 @@ pub use device::CudaBackend;
 pub use device::{CpuBackend, Device};
 pub use error::ModelError;
 pub use inference::{ARCHITECTURE, Input, LABELS, Model, Scores, TOKENIZER, WEIGHTS};
-pub use network::{ExpertLoad, Network, Output};
+pub use network::{ExpertLoad, Network, Output, Routed, RouterTraining};
+pub use ops::{AdamW, Kernels, Learns};
 pub use text::{Features, Featurizer, Tokenizer};
 pub use weights::Weights;
 pub use wide::WideTable;

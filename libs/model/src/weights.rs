@@ -8,6 +8,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use crate::{
     Architecture, ModelError, Network, WEIGHTS, WideTable,
     network::{Source, Start},
+    ops::Kernels,
 };
 
 const WIDE_ROWS: &str = "wide.rows";
@@ -22,7 +23,7 @@ pub struct Weights<B: Backend> {
     pub wide: WideTable,
 }
 
-impl<B: Backend> Weights<B> {
+impl<B: Kernels> Weights<B> {
     /// Fresh weights; the same seed gives the same bits on every device.
     #[must_use]
     pub fn init(

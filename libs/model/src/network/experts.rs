@@ -2,17 +2,61 @@
 use burn::{
     module::{Module, Param},
     tensor::{
-        IndexingUpdateOp, Int, Tensor, TensorData,
-        activation::{sigmoid, silu},
+        Int, Tensor, TensorData,
+        activation::{sigmoid, softmax},
         backend::Backend,
     },
 };
 
-use super::{ExpertLoad, Places, Source, Start, param};
-use crate::{Architecture, ModelError};
+use super::{
+    ExpertLoad, Routed, RouterTraining, Source, Start, param,
+    routing::{Plan, Rule},
+};
+use crate::{
+    Affinity, Architecture, ModelError,
+    ops::{Kernels, Segments},
+};
 
 /// Keeps the normalisation finite when every chosen affinity underflows.
 const TINY: f64 = 1e-9;
+
+/// How a pass routes; the same in all layers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Router {
+    pub(super) affinity: Affinity,
+    pub(super) rule: Rule,
+    pub(super) training: RouterTraining,
+}
+
+impl Router {
+    /// What one layer adds to the loss; nothing when nothing is asked for.
+    fn loss<B: Backend>(
+        &self,
+        logits: Tensor<B, 2>,
+        affinity: &Tensor<B, 2>,
+        plan: &Plan,
+    ) -> Option<Tensor<B, 1>> {
+        let [_, experts] = logits.dims();
+        let RouterTraining { balance_loss, z_loss, .. } = self.training;
+        let mut loss = None;
+        if balance_loss > 0.0 {
+            // Switch, eq. 4-6: experts * sum of (share of the choices) * (mean affinity).
+            let share = TensorData::new(plan.routed.load.0.clone(), [1, experts]);
+            let share = Tensor::<B, 2>::from_data(share, &logits.device());
+            let even = affinity.clone() / affinity.clone().sum_dim(1).add_scalar(TINY);
+            let balance = (even.mean_dim(0) * share).sum();
+            loss = Some(balance.mul_scalar(balance_loss * experts as f64));
+        }
+        if z_loss > 0.0 {
+            // ST-MoE (Zoph et al. 2022, arXiv 2202.08906), eq. 5: the mean of log-sum-exp squared.
+            let highest = logits.clone().detach().max_dim(1);
+            let sum = (logits - highest.clone()).exp().sum_dim(1).log() + highest;
+            let z = (sum.clone() * sum).mean().mul_scalar(z_loss);
+            loss = Some(loss.map_or_else(|| z.clone(), |loss: Tensor<B, 1>| loss + z.clone()));
+        }
+        loss
+    }
+}
 
 /// The feed-forward of one block.
 #[derive(Module, Debug)]
@@ -28,7 +72,6 @@ pub(super) struct Mixture<B: Backend> {
     up: Param<Tensor<B, 3>>,
     /// `[experts, width, d_model]`.
     down: Param<Tensor<B, 3>>,
-    top_k: usize,
 }
 
 /// Experts that see every token, as one of their summed width.
@@ -39,14 +82,13 @@ struct Shared<B: Backend> {
     down: Param<Tensor<B, 2>>,
 }
 
-impl<B: Backend> Shared<B> {
+impl<B: Kernels> Shared<B> {
     fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let hidden = silu(x.clone().matmul(self.gate.val())) * x.matmul(self.up.val());
-        hidden.matmul(self.down.val())
+        B::feed_forward(x, self.gate.val(), self.up.val(), self.down.val())
     }
 }
 
-impl<B: Backend> Mixture<B> {
+impl<B: Kernels> Mixture<B> {
     pub(super) fn build(
         name: &str,
         a: &Architecture,
@@ -80,56 +122,57 @@ impl<B: Backend> Mixture<B> {
             gate: experts("gate", [a.experts, d, width], into)?,
             up: experts("up", [a.experts, d, width], into)?,
             down: experts("down", [a.experts, width, d], Start::residual(width, a.layers))?,
-            top_k: a.top_k,
         })
     }
 
     /// Routes each token to its `k` experts and mixes what they return.
     ///
-    /// `x`: `[rows, d_model]`. Returns `[rows, d_model]`, and the load `[experts]`
-    /// (share of assignments, sums to 1) that the balancing bias is updated from. Padding is
-    /// routed nowhere; no token is ever dropped.
+    /// `x`: `[rows, d_model]`. Returns `[rows, d_model]`, what the router did, and the losses that
+    /// `training` asks for.
     ///
-    /// Affinities are sigmoid, normalised over the chosen `k`; the bias steers the choice
-    /// and never the mixture (DeepSeek-V3, arXiv 2412.19437, eq. 12-16).
+    /// Sigmoid affinities are normalised over the chosen `k`, softmax ones are taken as they are;
+    /// the bias steers the choice and never the mixture (DeepSeek-V3, arXiv 2412.19437, eq. 12-16;
+    /// Switch, arXiv 2101.03961, eq. 1-2).
     pub(super) fn forward(
         &self,
         x: Tensor<B, 2>,
-        places: &Places<B>,
-    ) -> (Tensor<B, 2>, ExpertLoad) {
-        let [rows, d_model] = x.dims();
+        rule: &Router,
+        segments: &Segments,
+    ) -> (Tensor<B, 2>, Routed, Option<Tensor<B, 1>>) {
+        let [rows, _] = x.dims();
         let [experts, _, _] = self.gate.dims();
         let device = x.device();
-        let affinity = sigmoid(x.clone().matmul(self.router.val()));
+        let logits = x.clone().matmul(self.router.val());
+        let affinity = match rule.affinity {
+            Affinity::Sigmoid => sigmoid(logits.clone()),
+            Affinity::Softmax => softmax(logits.clone(), 1),
+        };
         let plan = Plan::new(
             &values(affinity.clone()),
             &values(self.bias.val()),
-            rows,
-            places.real_rows(),
-            self.top_k,
+            rule.rule,
+            rule.training.capacity_factor,
+            segments,
         );
-        let slots = experts * plan.capacity;
-        let indices = |list: Vec<i32>| -> Tensor<B, 1, Int> {
-            Tensor::from_data(TensorData::new(list, [slots]), &device)
+        let loss = rule.loss(logits, &affinity, &plan);
+        let mixture = match rule.affinity {
+            Affinity::Softmax => affinity,
+            Affinity::Sigmoid => {
+                let chosen = TensorData::new(plan.chosen, [rows, experts]);
+                let affinity = affinity * Tensor::from_data(chosen, &device);
+                affinity.clone() / affinity.sum_dim(1).add_scalar(TINY)
+            }
         };
-
-        // The weight of an empty slot is 0, so that it adds nothing to the row it points at.
-        let chosen = Tensor::from_data(TensorData::new(plan.chosen, [rows, experts]), &device);
-        let filled = Tensor::<B, 1>::from_data(TensorData::new(plan.filled, [slots]), &device);
-        let affinity = affinity * chosen;
-        let mixture = affinity.clone() / affinity.sum_dim(1).add_scalar(TINY);
-        let weight = mixture.reshape([rows * experts]).select(0, indices(plan.cell)) * filled;
-
-        let row = indices(plan.row);
-        let sent = x.clone().select(0, row.clone()).reshape([experts, plan.capacity, d_model]);
-        let hidden = silu(sent.clone().matmul(self.gate.val())) * sent.matmul(self.up.val());
-        let answer =
-            hidden.matmul(self.down.val()).reshape([slots, d_model]) * weight.reshape([slots, 1]);
-        let start = match &self.shared {
-            Some(shared) => shared.forward(x),
-            None => Tensor::zeros([rows, d_model], &device),
-        };
-        (start.select_assign(0, row, answer, IndexingUpdateOp::Add), plan.load)
+        let assignments = plan.cells.len();
+        let cells =
+            Tensor::<B, 1, Int>::from_data(TensorData::new(plan.cells, [assignments]), &device);
+        let weight = mixture.reshape([rows * experts]).select(0, cells);
+        let (gate, up, down) = (self.gate.val(), self.up.val(), self.down.val());
+        let mut y = B::experts(x.clone(), gate, up, down, weight, &plan.dispatch);
+        if let Some(shared) = &self.shared {
+            y = y + shared.forward(x);
+        }
+        (y, plan.routed, loss)
     }
 
     /// One step of `b_i += step_size * sign(mean load - load_i)`.
@@ -151,84 +194,4 @@ impl<B: Backend> Mixture<B> {
 fn values<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
     let data = tensor.detach().into_data().convert::<f32>();
     data.into_vec().expect("converted to f32 in the line above")
-}
-
-/// Who goes where: every expert has `capacity` slots, as many as the fullest one needs.
-struct Plan {
-    /// Slots of each expert.
-    capacity: usize,
-    /// `[experts * capacity]`: the row in each slot; 0 in an empty one.
-    row: Vec<i32>,
-    /// `[experts * capacity]`: `row * experts + expert`; 0 in an empty one.
-    cell: Vec<i32>,
-    /// `[experts * capacity]`: 1 where there is a token.
-    filled: Vec<f32>,
-    /// `[rows, experts]`: 1 where the row chose the expert, padding too (its sum must not be 0).
-    chosen: Vec<f32>,
-    load: ExpertLoad,
-}
-
-impl Plan {
-    /// `affinity`: `[rows, experts]`; `bias`: `[experts]`.
-    fn new(
-        affinity: &[f32],
-        bias: &[f32],
-        rows: usize,
-        real_rows: impl Iterator<Item = usize>,
-        top_k: usize,
-    ) -> Self {
-        let experts = bias.len();
-        let mut chosen = vec![0.0; rows * experts];
-        for (affinity, chosen) in
-            affinity.chunks_exact(experts).zip(chosen.chunks_exact_mut(experts))
-        {
-            choose(affinity, bias, top_k, chosen);
-        }
-        let mut queues: Vec<Vec<usize>> = vec![Vec::new(); experts];
-        for row in real_rows {
-            for expert in 0..experts {
-                if chosen[row * experts + expert] != 0.0 {
-                    queues[expert].push(row);
-                }
-            }
-        }
-        let capacity = queues.iter().map(Vec::len).max().unwrap_or(0).max(1);
-        let assignments = queues.iter().map(Vec::len).sum::<usize>().max(1) as f32;
-        let load = queues.iter().map(|queue| queue.len() as f32 / assignments).collect();
-        let mut plan = Self {
-            capacity,
-            row: vec![0; experts * capacity],
-            cell: vec![0; experts * capacity],
-            filled: vec![0.0; experts * capacity],
-            chosen,
-            load: ExpertLoad(load),
-        };
-        for (expert, queue) in queues.iter().enumerate() {
-            for (slot, &row) in (expert * capacity..).zip(queue) {
-                plan.row[slot] = index(row);
-                plan.cell[slot] = index(row * experts + expert);
-                plan.filled[slot] = 1.0;
-            }
-        }
-        plan
-    }
-}
-
-/// Marks the `k` experts with the highest affinity + bias; of equals, the first.
-fn choose(affinity: &[f32], bias: &[f32], top_k: usize, chosen: &mut [f32]) {
-    for _ in 0..top_k {
-        let mut best: Option<(usize, f32)> = None;
-        for expert in 0..bias.len() {
-            let score = affinity[expert] + bias[expert];
-            if chosen[expert] == 0.0 && best.is_none_or(|(_, highest)| score > highest) {
-                best = Some((expert, score));
-            }
-        }
-        let (expert, _) = best.expect("top_k is at most the number of experts");
-        chosen[expert] = 1.0;
-    }
-}
-
-fn index(at: usize) -> i32 {
-    i32::try_from(at).expect("a batch has fewer than 2^31 cells")
 }

@@ -3,34 +3,52 @@ mod attention;
 mod experts;
 mod norm;
 mod parameters;
-mod places;
+mod routing;
 
 use burn::{
     module::{AutodiffModule as _, Module, Param},
-    tensor::{
-        Tensor,
-        backend::{AutodiffBackend, Backend},
-    },
+    tensor::{Tensor, TensorData, backend::Backend},
 };
 
-use self::{attention::Attention, experts::Mixture, norm::RmsNorm, places::Places};
+pub use self::routing::{ExpertLoad, Routed};
+use self::{
+    attention::Attention,
+    experts::{Mixture, Router},
+    norm::RmsNorm,
+    routing::Rule,
+};
 pub(crate) use self::{
     parameters::{Random, param},
     parameters::{Source, Start},
 };
-use crate::{Architecture, Batch, ModelError};
-
-/// Share of one layer's assignments that each expert got; sums to 1.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ExpertLoad(pub Vec<f32>);
+use crate::{
+    Affinity, Architecture, Batch, ModelError, Task,
+    ops::{Heads, Kernels, Learns, Segments},
+};
 
 /// What a forward pass returns.
 #[derive(Debug)]
 pub struct Output<B: Backend> {
-    /// `[batch, classes]`, the wide evidence included.
+    /// `[batch, classes]`, the wide evidence included; of [`Task::NextToken`] `[rows, vocab]`.
     pub logits: Tensor<B, 2>,
     /// One a layer.
     pub loads: Vec<ExpertLoad>,
+    /// What the routers did; one a layer.
+    pub routed: Vec<Routed>,
+    /// The routers' own losses, weighted and summed over the layers; where any is asked for.
+    pub router_loss: Option<Tensor<B, 1>>,
+}
+
+/// How routers work while they learn. All 0: as when they serve.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct RouterTraining {
+    /// An expert takes at most so many times its even share of the assignments, and drops the rest
+    /// (Switch, arXiv 2101.03961, eq. 3); 0: none is dropped.
+    pub capacity_factor: f64,
+    /// Weight of the auxiliary loss for an even load (Switch, eq. 4).
+    pub balance_loss: f64,
+    /// Weight of the loss on large router logits (ST-MoE, arXiv 2202.08906, eq. 5).
+    pub z_loss: f64,
 }
 
 /// Embedding, transformer blocks, mean pooling and a linear head over an open label set.
@@ -43,9 +61,30 @@ pub struct Network<B: Backend> {
     blocks: Vec<Block<B>>,
     norm: RmsNorm<B>,
     head: Head<B>,
-    heads: usize,
-    kv_heads: usize,
-    rope_base: f64,
+    #[module(skip)]
+    form: Form,
+}
+
+/// What of the architecture a forward pass needs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Form {
+    task: Task,
+    heads: Heads,
+    affinity: Affinity,
+    rule: Rule,
+}
+
+impl Form {
+    fn of(a: &Architecture) -> Self {
+        let heads = Heads {
+            queries: a.heads,
+            keys: a.kv_heads,
+            width: a.head_width(),
+            causal: a.task == Task::NextToken,
+            rope_base: a.rope_base,
+        };
+        Self { task: a.task, heads, affinity: a.affinity, rule: Rule::of(a) }
+    }
 }
 
 /// `x + attention(norm(x))`, then `x + mixture(norm(x))`.
@@ -66,7 +105,7 @@ struct Head<B: Backend> {
     bias: Param<Tensor<B, 1>>,
 }
 
-impl<B: Backend> Network<B> {
+impl<B: Kernels> Network<B> {
     /// Fresh weights; the same seed gives the same bits on every device.
     #[must_use]
     pub fn init(
@@ -110,41 +149,46 @@ impl<B: Backend> Network<B> {
                 weight: param(source, "head.weight", [a.d_model, classes], Start::Zero, device)?,
                 bias: param(source, "head.bias", [classes], Start::Zero, device)?,
             },
-            heads: a.heads,
-            kv_heads: a.kv_heads,
-            rope_base: a.rope_base,
+            form: Form::of(a),
         })
     }
 
-    /// Logits of each text, `[batch, classes]`. A text's logits do not depend on the others.
+    /// Logits of each text, `[batch, classes]`; of [`Task::NextToken`] those of each token's
+    /// successor, `[rows, vocab]`. A text's logits do not depend on the others.
     pub fn forward(&self, batch: &Batch<B>) -> Output<B> {
-        let [texts, longest] = batch.tokens.dims();
-        let [_, d_model] = self.embedding.dims();
-        let head_width = d_model / self.heads;
-        let device = batch.tokens.device();
-        let places = Places::new(
-            &batch.lengths,
-            longest,
-            (self.heads, self.kv_heads, head_width),
-            self.rope_base,
-            &device,
-        );
-        let mut x = self.embedding.val().select(0, batch.tokens.clone().reshape([texts * longest]));
-        let mut loads = Vec::with_capacity(self.blocks.len());
+        self.forward_learning(batch, RouterTraining::default())
+    }
+
+    /// The same, with routers that work as they do while they learn.
+    pub fn forward_learning(&self, batch: &Batch<B>, training: RouterTraining) -> Output<B> {
+        let segments = &batch.segments;
+        let router = Router { affinity: self.form.affinity, rule: self.form.rule, training };
+        let mut x = self.embedding.val().select(0, batch.tokens.clone());
+        let mut routed = Vec::with_capacity(self.blocks.len());
+        let mut router_loss: Option<Tensor<B, 1>> = None;
         for block in &self.blocks {
-            x = x.clone() + block.attention.forward(block.attention_norm.forward(x), &places);
-            let (y, load) = block.mixture.forward(block.mixture_norm.forward(x.clone()), &places);
+            let seen = block.attention_norm.forward(x.clone());
+            x = x + block.attention.forward(seen, self.form.heads, segments);
+            let seen = block.mixture_norm.forward(x.clone());
+            let (y, did, loss) = block.mixture.forward(seen, &router, segments);
             x = x + y;
-            loads.push(load);
+            routed.push(did);
+            router_loss = match (router_loss, loss) {
+                (Some(sum), Some(loss)) => Some(sum + loss),
+                (sum, loss) => sum.or(loss),
+            };
         }
-        let x = self.norm.forward(x).reshape([texts, longest, d_model]);
-        let pooled = places.pooling(&device).matmul(x).reshape([texts, d_model]);
-        let mut logits = pooled.matmul(self.head.weight.val())
-            + self.head.bias.val().reshape([1, self.classes()]);
+        let mut x = self.norm.forward(x);
+        if self.form.task != Task::NextToken {
+            x = pooling(segments, &x.device()).matmul(x);
+        }
+        let mut logits =
+            x.matmul(self.head.weight.val()) + self.head.bias.val().reshape([1, self.classes()]);
         if let Some(wide) = &batch.wide {
             logits = logits + wide.clone();
         }
-        Output { logits, loads }
+        let loads = routed.iter().map(|did| did.load.clone()).collect();
+        Output { logits, loads, routed, router_loss }
     }
 
     /// Number of classes.
@@ -195,7 +239,18 @@ impl<B: Backend> Network<B> {
     }
 }
 
-impl<B: AutodiffBackend> Network<B> {
+/// `[texts, rows]`: the matrix that takes the mean over each text's tokens.
+fn pooling<B: Backend>(segments: &Segments, device: &B::Device) -> Tensor<B, 2> {
+    let shape = [segments.texts(), segments.rows()];
+    let mut shares = vec![0.0_f32; shape[0] * shape[1]];
+    for (row, tokens) in shares.chunks_exact_mut(shape[1]).zip(segments.ranges()) {
+        let share = 1.0 / tokens.len() as f32;
+        row[tokens].fill(share);
+    }
+    Tensor::from_data(TensorData::new(shares, shape), device)
+}
+
+impl<B: Learns> Network<B> {
     /// The same weights under the same ids, on a graph of their own.
     ///
     /// Small operations keep one core busy at best, so a step is fastest as one shard of the batch

@@ -5,7 +5,7 @@ use burn::{
 };
 
 use super::{Source, Start, param};
-use crate::ModelError;
+use crate::{ModelError, ops::Kernels};
 
 #[derive(Module, Debug)]
 pub(super) struct RmsNorm<B: Backend> {
@@ -14,7 +14,7 @@ pub(super) struct RmsNorm<B: Backend> {
     epsilon: f64,
 }
 
-impl<B: Backend> RmsNorm<B> {
+impl<B: Kernels> RmsNorm<B> {
     pub(super) fn build(
         name: &str,
         width: usize,
@@ -26,10 +26,8 @@ impl<B: Backend> RmsNorm<B> {
         Ok(Self { gain, epsilon })
     }
 
-    /// `x / sqrt(mean(x^2) + epsilon) * gain`, each row by itself. `x`: `[rows, width]`.
+    /// Each row by itself. `x`: `[rows, width]`, and so is the result.
     pub(super) fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let mean_square = (x.clone() * x.clone()).mean_dim(1);
-        let scale = mean_square.add_scalar(self.epsilon).sqrt();
-        x / scale * self.gain.val().unsqueeze()
+        B::rms_norm(x, self.gain.val(), self.epsilon)
     }
 }

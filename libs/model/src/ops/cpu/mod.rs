@@ -1,0 +1,30 @@
+//! Fused operators for the CPU: slices in, vectors out, divided over the threads of the current
+//! pool. The same inputs give the same bits, whatever the number of threads.
+mod adamw;
+mod attention;
+mod experts;
+mod feed_forward;
+mod norm;
+mod product;
+mod simd;
+mod swiglu;
+
+pub(super) use self::{
+    adamw::adamw,
+    attention::{Attended, Projected, attention, attention_backward},
+    experts::{experts, experts_backward},
+    feed_forward::{feed_forward, feed_forward_backward},
+    norm::{rms_norm, rms_norm_backward},
+    swiglu::{Bank, Hidden},
+};
+
+/// Rows that a task works on at a time: enough to be worth a matrix product, few enough that there
+/// are tasks for every thread.
+const BLOCK: usize = 64;
+
+/// Splits off the first `size` elements of what is left.
+fn take<'a, T>(rest: &mut &'a mut [T], size: usize) -> &'a mut [T] {
+    let (taken, left) = std::mem::take(rest).split_at_mut(size);
+    *rest = left;
+    taken
+}

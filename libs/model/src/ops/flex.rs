@@ -1,0 +1,428 @@
+//! The fused forms on burn's CPU backend, with and without gradients.
+use burn::{
+    backend::{
+        Autodiff, Flex,
+        autodiff::{
+            NodeId,
+            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+            grads::Gradients,
+            ops::{Backward, Ops, OpsKind},
+        },
+    },
+    tensor::{
+        DType, FloatDType, Shape, Tensor, TensorMetadata as _, TensorPrimitive,
+        ops::{FloatTensor, FloatTensorOps as _},
+    },
+};
+use burn_flex::{FlexTensor, Layout};
+
+use super::{
+    AdamW, Dispatch, Heads, Kernels, Segments,
+    cpu::{self, Attended, Bank, Hidden, Projected},
+};
+
+type Tracked<C, const D: usize> = Tensor<Autodiff<Flex, C>, D>;
+
+/// Row by row, f32: what the kernels read. Costs nothing where it is so already.
+#[derive(Debug, Clone)]
+struct Plane(FlexTensor);
+
+impl Plane {
+    fn new(tensor: FlexTensor) -> Self {
+        let tensor = match tensor.dtype() {
+            DType::F32 => tensor,
+            _ => Flex::float_cast(tensor, FloatDType::F32),
+        };
+        Self(match tensor.as_slice::<f32>() {
+            Some(_) => tensor,
+            None => tensor.to_contiguous(),
+        })
+    }
+
+    fn of<const D: usize>(tensor: Tensor<Flex, D>) -> Self {
+        Self::new(tensor.into_primitive().tensor())
+    }
+
+    fn values(&self) -> &[f32] {
+        self.0.as_slice().expect("made contiguous f32 when it was built")
+    }
+
+    fn shape(&self) -> Shape {
+        self.0.shape()
+    }
+}
+
+fn primitive(values: Vec<f32>, shape: Shape, dtype: DType) -> FlexTensor {
+    let bytes = burn::tensor::Bytes::from_elems(values);
+    let tensor = FlexTensor::new(bytes, Layout::contiguous(shape), DType::F32);
+    if dtype == DType::F32 { tensor } else { Flex::float_cast(tensor, dtype.into()) }
+}
+
+fn tensor<const D: usize>(values: Vec<f32>, shape: Shape, dtype: DType) -> Tensor<Flex, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(primitive(values, shape, dtype)))
+}
+
+/// Numbers of the matrices of experts, the two sizes last.
+fn bank<'a>(gate: &'a Plane, up: &'a Plane, down: &'a Plane) -> Bank<'a> {
+    let shape = gate.shape();
+    let rank = shape.num_dims();
+    Bank {
+        d_model: shape[rank - 2],
+        width: shape[rank - 1],
+        gate: gate.values(),
+        up: up.values(),
+        down: down.values(),
+    }
+}
+
+fn projected<'a>(
+    [query, key, value]: [&'a Plane; 3],
+    prefix: Option<(&'a Plane, &'a Plane)>,
+) -> Projected<'a> {
+    Projected {
+        query: query.values(),
+        key: key.values(),
+        value: value.values(),
+        prefix: prefix.map(|(keys, values)| (keys.values(), values.values())),
+    }
+}
+
+impl Kernels for Flex {
+    fn rms_norm(x: Tensor<Self, 2>, gain: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
+        let dtype = x.dtype();
+        let (x, gain) = (Plane::of(x), Plane::of(gain));
+        let (y, _) = cpu::rms_norm(x.values(), gain.values(), epsilon as f32);
+        tensor(y, x.shape(), dtype)
+    }
+
+    fn attend(
+        query: Tensor<Self, 2>,
+        key: Tensor<Self, 2>,
+        value: Tensor<Self, 2>,
+        prefix: Option<(Tensor<Self, 2>, Tensor<Self, 2>)>,
+        heads: Heads,
+        segments: &Segments,
+    ) -> Tensor<Self, 2> {
+        let dtype = query.dtype();
+        let [query, key, value] = [query, key, value].map(Plane::of);
+        let prefix = prefix.map(|(keys, values)| (Plane::of(keys), Plane::of(values)));
+        let of = projected([&query, &key, &value], prefix.as_ref().map(|(k, v)| (k, v)));
+        let attended = cpu::attention(of, heads, segments);
+        tensor(attended.out, query.shape(), dtype)
+    }
+
+    fn feed_forward(
+        x: Tensor<Self, 2>,
+        gate: Tensor<Self, 2>,
+        up: Tensor<Self, 2>,
+        down: Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        let dtype = x.dtype();
+        let [x, gate, up, down] = [x, gate, up, down].map(Plane::of);
+        let (y, _) = cpu::feed_forward(x.values(), bank(&gate, &up, &down));
+        tensor(y, x.shape(), dtype)
+    }
+
+    fn experts(
+        x: Tensor<Self, 2>,
+        gate: Tensor<Self, 3>,
+        up: Tensor<Self, 3>,
+        down: Tensor<Self, 3>,
+        weight: Tensor<Self, 1>,
+        dispatch: &Dispatch,
+    ) -> Tensor<Self, 2> {
+        let dtype = x.dtype();
+        let [gate, up, down] = [gate, up, down].map(Plane::of);
+        let (x, weight) = (Plane::of(x), Plane::of(weight));
+        let bank = bank(&gate, &up, &down);
+        let (y, _) = cpu::experts(x.values(), bank, weight.values(), dispatch);
+        tensor(y, x.shape(), dtype)
+    }
+
+    fn adamw<const D: usize>(
+        state: [Tensor<Self, D>; 3],
+        gradient: Tensor<Self, D>,
+        by: &AdamW,
+    ) -> [Tensor<Self, D>; 3] {
+        let gradient = Plane::of(gradient);
+        // Written in place where nobody else holds them.
+        let mut state = state.map(|tensor| Plane::of(tensor).0);
+        for tensor in &mut state {
+            if !tensor.is_contiguous() || tensor.layout().start_offset() != 0 {
+                *tensor = tensor.to_contiguous();
+            }
+        }
+        let [parameter, first, second] = &mut state;
+        let size = gradient.values().len();
+        cpu::adamw(
+            &mut parameter.storage_mut()[..size],
+            gradient.values(),
+            &mut first.storage_mut()[..size],
+            &mut second.storage_mut()[..size],
+            by,
+        );
+        state.map(|tensor| Tensor::from_primitive(TensorPrimitive::Float(tensor)))
+    }
+}
+
+/// Hands each gradient to its node, where one is wanted.
+fn register<const N: usize>(
+    ops: &[Option<NodeId>; N],
+    found: [Option<FlexTensor>; N],
+    gradients: &mut Gradients,
+) {
+    for (node, gradient) in ops.iter().zip(found) {
+        if let (Some(node), Some(gradient)) = (node, gradient) {
+            gradients.register::<Flex>(*node, gradient);
+        }
+    }
+}
+
+/// Defines an operator's way back: `$back` makes the gradients, in the order of the parents, of the
+/// state and the gradient of the result.
+macro_rules! differentiable {
+    ($name:ident, $parents:literal, $state:ty, $back:expr) => {
+        #[derive(Debug)]
+        struct $name;
+
+        impl Backward<Flex, $parents> for $name {
+            type State = $state;
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, $parents>,
+                gradients: &mut Gradients,
+                _: &mut Checkpointer,
+            ) {
+                let dy = gradients.consume::<Flex>(&ops.node);
+                let back: fn($state, Plane) -> [Option<FlexTensor>; $parents] = $back;
+                let nodes = ops.parents.map(|parent| parent.map(|node| node.id));
+                register(&nodes, back(ops.state, Plane::new(dy)), gradients);
+            }
+        }
+    };
+}
+
+fn like(values: Vec<f32>, of: &FlexTensor) -> Option<FlexTensor> {
+    Some(primitive(values, of.shape(), of.dtype()))
+}
+
+#[derive(Debug, Clone)]
+struct NormState {
+    x: FlexTensor,
+    gain: FlexTensor,
+    scales: Vec<f32>,
+}
+
+differentiable!(RmsNorm, 2, NormState, |state, dy| {
+    let (x, gain) = (Plane::new(state.x.clone()), Plane::new(state.gain.clone()));
+    let (dx, dgain) = cpu::rms_norm_backward(x.values(), gain.values(), &state.scales, dy.values());
+    [like(dx, &state.x), like(dgain, &state.gain)]
+});
+
+#[derive(Debug, Clone)]
+struct AttentionState {
+    query: FlexTensor,
+    key: FlexTensor,
+    value: FlexTensor,
+    prefix: Option<(FlexTensor, FlexTensor)>,
+    heads: Heads,
+    segments: Segments,
+    attended: Attended,
+}
+
+impl AttentionState {
+    fn backward(self, dy: &Plane) -> ([Option<FlexTensor>; 3], [Option<FlexTensor>; 2]) {
+        let planes = [&self.query, &self.key, &self.value].map(|x| Plane::new(x.clone()));
+        let prefix = self.prefix.as_ref();
+        let before = prefix.map(|(k, v)| (Plane::new(k.clone()), Plane::new(v.clone())));
+        let of = projected(planes.each_ref(), before.as_ref().map(|(k, v)| (k, v)));
+        let found =
+            cpu::attention_backward(of, self.heads, &self.segments, &self.attended, dy.values());
+        let dprefix = found.prefix.zip(prefix);
+        let of_prefix = match dprefix {
+            Some(((dk, dv), (k, v))) => [like(dk, k), like(dv, v)],
+            None => [None, None],
+        };
+        let own = [
+            like(found.query, &self.query),
+            like(found.key, &self.key),
+            like(found.value, &self.value),
+        ];
+        (own, of_prefix)
+    }
+}
+
+differentiable!(Attention, 3, AttentionState, |state, dy| state.backward(&dy).0);
+
+differentiable!(PrefixedAttention, 5, AttentionState, |state, dy| {
+    let ([query, key, value], [keys, values]) = state.backward(&dy);
+    [query, key, value, keys, values]
+});
+
+#[derive(Debug, Clone)]
+struct FeedForwardState {
+    x: FlexTensor,
+    matrices: [FlexTensor; 3],
+    hidden: Hidden,
+}
+
+differentiable!(FeedForward, 4, FeedForwardState, |state, dy| {
+    let x = Plane::new(state.x.clone());
+    let [gate, up, down] = state.matrices.each_ref().map(|m| Plane::new(m.clone()));
+    let bank = bank(&gate, &up, &down);
+    let [dx, dgate, dup, ddown] =
+        cpu::feed_forward_backward(x.values(), bank, state.hidden, dy.values());
+    let [of_gate, of_up, of_down] = &state.matrices;
+    [like(dx, &state.x), like(dgate, of_gate), like(dup, of_up), like(ddown, of_down)]
+});
+
+#[derive(Debug, Clone)]
+struct ExpertsState {
+    x: FlexTensor,
+    matrices: [FlexTensor; 3],
+    weight: FlexTensor,
+    dispatch: Dispatch,
+    hidden: Hidden,
+}
+
+differentiable!(Experts, 5, ExpertsState, |state, dy| {
+    let (x, weight) = (Plane::new(state.x.clone()), Plane::new(state.weight.clone()));
+    let [gate, up, down] = state.matrices.each_ref().map(|m| Plane::new(m.clone()));
+    let bank = bank(&gate, &up, &down);
+    let weights = weight.values();
+    let [dx, dgate, dup, ddown, dweight] = cpu::experts_backward(
+        x.values(),
+        bank,
+        weights,
+        &state.dispatch,
+        state.hidden,
+        dy.values(),
+    );
+    let [of_gate, of_up, of_down] = &state.matrices;
+    let matrices = [like(dgate, of_gate), like(dup, of_up), like(ddown, of_down)];
+    let [dgate, dup, ddown] = matrices;
+    [like(dx, &state.x), dgate, dup, ddown, like(dweight, &state.weight)]
+});
+
+fn tracked<C: CheckpointStrategy, const D: usize>(
+    x: Tracked<C, D>,
+) -> FloatTensor<Autodiff<Flex, C>> {
+    x.into_primitive().tensor()
+}
+
+fn result<C: CheckpointStrategy, const D: usize>(
+    x: FloatTensor<Autodiff<Flex, C>>,
+) -> Tracked<C, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(x))
+}
+
+impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
+    fn rms_norm(x: Tensor<Self, 2>, gain: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
+        let (x, gain) = (tracked(x), tracked(gain));
+        let prepared = RmsNorm.prepare::<C>([x.node, gain.node]).compute_bound().stateful();
+        let (x, gain) = (x.primitive, gain.primitive);
+        let (rows, gains) = (Plane::new(x.clone()), Plane::new(gain.clone()));
+        let (y, scales) = cpu::rms_norm(rows.values(), gains.values(), epsilon as f32);
+        let y = primitive(y, x.shape(), x.dtype());
+        result(match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish(NormState { x, gain, scales }, y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        })
+    }
+
+    fn attend(
+        query: Tensor<Self, 2>,
+        key: Tensor<Self, 2>,
+        value: Tensor<Self, 2>,
+        prefix: Option<(Tensor<Self, 2>, Tensor<Self, 2>)>,
+        heads: Heads,
+        segments: &Segments,
+    ) -> Tensor<Self, 2> {
+        let [query, key, value] = [query, key, value].map(tracked);
+        let prefix = prefix.map(|(keys, values)| (tracked(keys), tracked(values)));
+        let planes = [&query, &key, &value].map(|x| Plane::new(x.primitive.clone()));
+        let before = prefix
+            .as_ref()
+            .map(|(k, v)| (Plane::new(k.primitive.clone()), Plane::new(v.primitive.clone())));
+        let of = projected(planes.each_ref(), before.as_ref().map(|(k, v)| (k, v)));
+        let attended = cpu::attention(of, heads, segments);
+        let shape = query.primitive.shape();
+        let y = primitive(attended.out.clone(), shape, query.primitive.dtype());
+        let nodes = [query.node, key.node, value.node];
+        let own_prefix = prefix.as_ref().map(|(k, v)| (k.primitive.clone(), v.primitive.clone()));
+        let state = AttentionState {
+            query: query.primitive,
+            key: key.primitive,
+            value: value.primitive,
+            prefix: own_prefix,
+            heads,
+            segments: segments.clone(),
+            attended,
+        };
+        let Some((keys, values)) = prefix else {
+            let prepared = Attention.prepare::<C>(nodes).compute_bound().stateful();
+            return result(match prepared {
+                OpsKind::Tracked(prepared) => prepared.finish(state, y),
+                OpsKind::UnTracked(prepared) => prepared.finish(y),
+            });
+        };
+        let [query, key, value] = nodes;
+        let nodes = [query, key, value, keys.node, values.node];
+        result(match PrefixedAttention.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(state, y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        })
+    }
+
+    fn feed_forward(
+        x: Tensor<Self, 2>,
+        gate: Tensor<Self, 2>,
+        up: Tensor<Self, 2>,
+        down: Tensor<Self, 2>,
+    ) -> Tensor<Self, 2> {
+        let x = tracked(x);
+        let [gate, up, down] = [gate, up, down].map(tracked);
+        let nodes = [x.node, gate.node, up.node, down.node];
+        let prepared = FeedForward.prepare::<C>(nodes).compute_bound().stateful();
+        let (x, matrices) = (x.primitive, [gate.primitive, up.primitive, down.primitive]);
+        let rows = Plane::new(x.clone());
+        let [gate, up, down] = matrices.each_ref().map(|m| Plane::new(m.clone()));
+        let (y, hidden) = cpu::feed_forward(rows.values(), bank(&gate, &up, &down));
+        let y = primitive(y, x.shape(), x.dtype());
+        result(match prepared {
+            OpsKind::Tracked(prepared) => {
+                prepared.finish(FeedForwardState { x, matrices, hidden }, y)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        })
+    }
+
+    fn experts(
+        x: Tensor<Self, 2>,
+        gate: Tensor<Self, 3>,
+        up: Tensor<Self, 3>,
+        down: Tensor<Self, 3>,
+        weight: Tensor<Self, 1>,
+        dispatch: &Dispatch,
+    ) -> Tensor<Self, 2> {
+        let (x, weight) = (tracked(x), tracked(weight));
+        let [gate, up, down] = [gate, up, down].map(tracked);
+        let nodes = [x.node, gate.node, up.node, down.node, weight.node];
+        let prepared = Experts.prepare::<C>(nodes).compute_bound().stateful();
+        let (x, weight) = (x.primitive, weight.primitive);
+        let matrices = [gate.primitive, up.primitive, down.primitive];
+        let (rows, weights) = (Plane::new(x.clone()), Plane::new(weight.clone()));
+        let [gate, up, down] = matrices.each_ref().map(|m| Plane::new(m.clone()));
+        let bank = bank(&gate, &up, &down);
+        let (y, hidden) = cpu::experts(rows.values(), bank, weights.values(), dispatch);
+        let y = primitive(y, x.shape(), x.dtype());
+        let dispatch = dispatch.clone();
+        result(match prepared {
+            OpsKind::Tracked(prepared) => {
+                prepared.finish(ExpertsState { x, matrices, weight, dispatch, hidden }, y)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        })
+    }
+}
