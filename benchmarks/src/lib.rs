@@ -8,7 +8,9 @@
 
 pub mod corpus;
 mod machine;
+pub mod reference;
 mod report;
+pub mod turns;
 
 pub use machine::{Build, Machine, crate_version, thread_cpu_seconds};
 pub use report::{Report, median, table};

@@ -1,6 +1,6 @@
 //! What a step minimises, and its gradients for both paths.
-use burn::tensor::{Tensor, TensorData, activation::log_softmax, backend::AutodiffBackend};
-use tidegate_model::{Batch, ExpertLoad, Features, Network};
+use burn::tensor::{Tensor, TensorData, activation::log_softmax};
+use tidegate_model::{Batch, ExpertLoad, Features, Learns, Network};
 
 use crate::Course;
 
@@ -18,7 +18,7 @@ pub(crate) struct Targets {
 }
 
 /// What a pass found.
-pub(crate) struct Pass<B: AutodiffBackend> {
+pub(crate) struct Pass<B: Learns> {
     pub(crate) loss: f32,
     pub(crate) gradients: B::Gradients,
     /// dL/dlogits of the wide path, `[batch, classes]`.
@@ -31,7 +31,7 @@ pub(crate) struct Pass<B: AutodiffBackend> {
 /// The loss is cross entropy of both paths' summed logits, plus that of each path alone by the
 /// course's weights. On distilled texts a share is cross entropy with the champion's softened
 /// answer, times T^2 so that its gradient does not depend on T (Hinton et al. 2015).
-pub(crate) fn pass<B: AutodiffBackend>(
+pub(crate) fn pass<B: Learns>(
     network: &Network<B>,
     features: &[&Features],
     wide: Vec<f32>,
@@ -75,7 +75,7 @@ pub(crate) fn pass<B: AutodiffBackend>(
     }
 }
 
-fn scalar<B: AutodiffBackend>(loss: Tensor<B, 1>) -> f32 {
+fn scalar<B: Learns>(loss: Tensor<B, 1>) -> f32 {
     let data = loss.detach().into_data().convert::<f32>();
     data.into_vec::<f32>().expect("converted to f32 in the line above")[0]
 }

@@ -5,13 +5,10 @@ use burn::{
         AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, Optimizer as _,
         adaptor::OptimizerAdaptor, record::AdaptorRecord,
     },
-    tensor::{
-        Tensor, TensorData,
-        backend::{AutodiffBackend, Backend},
-    },
+    tensor::{Tensor, TensorData, backend::Backend},
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use tidegate_model::Network;
+use tidegate_model::{Learns, Network};
 
 use crate::{Course, LearningError, OPTIMIZER};
 
@@ -19,12 +16,12 @@ type Adaptor<B> = OptimizerAdaptor<AdamW, Network<B>, B>;
 type Records<B> = <Adaptor<B> as burn::optim::Optimizer<Network<B>, B>>::Record;
 
 /// Moves the deep path.
-pub(crate) struct DeepOptimizer<B: AutodiffBackend> {
+pub(crate) struct DeepOptimizer<B: Learns> {
     adamw: Adaptor<B>,
     clip_norm: f64,
 }
 
-impl<B: AutodiffBackend> DeepOptimizer<B> {
+impl<B: Learns> DeepOptimizer<B> {
     pub(crate) fn new(course: &Course) -> Self {
         let config =
             AdamWConfig::new().with_weight_decay(course.weight_decay as f32).with_epsilon(1e-8);
@@ -90,7 +87,7 @@ struct Squares<'a> {
     sum: f64,
 }
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for Squares<'_> {
+impl<B: Learns> ModuleVisitor<B> for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(gradient) = self.gradients.get::<B::InnerBackend, D>(param.id) {
             let square = gradient.clone() * gradient;
@@ -104,7 +101,7 @@ struct Scale<'a> {
     by: f64,
 }
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for Scale<'_> {
+impl<B: Learns> ModuleVisitor<B> for Scale<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         if let Some(gradient) = self.gradients.remove::<B::InnerBackend, D>(param.id) {
             let scaled = gradient.mul_scalar(self.by);
@@ -113,13 +110,13 @@ impl<B: AutodiffBackend> ModuleVisitor<B> for Scale<'_> {
     }
 }
 
-struct Writer<B: AutodiffBackend> {
+struct Writer<B: Learns> {
     path: Vec<String>,
     records: Records<B>,
     tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
 }
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for Writer<B> {
+impl<B: Learns> ModuleVisitor<B> for Writer<B> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }
@@ -142,13 +139,13 @@ impl<B: AutodiffBackend> ModuleVisitor<B> for Writer<B> {
     }
 }
 
-struct Reader<'a, B: AutodiffBackend> {
+struct Reader<'a, B: Learns> {
     path: Vec<String>,
     tensors: SafeTensors<'a>,
     records: Records<B>,
 }
 
-impl<B: AutodiffBackend> Reader<'_, B> {
+impl<B: Learns> Reader<'_, B> {
     fn moment<const D: usize>(
         &self,
         name: &str,
@@ -184,7 +181,7 @@ impl<B: AutodiffBackend> Reader<'_, B> {
     }
 }
 
-impl<B: AutodiffBackend> ModuleVisitor<B> for Reader<'_, B> {
+impl<B: Learns> ModuleVisitor<B> for Reader<'_, B> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }

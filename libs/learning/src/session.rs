@@ -4,11 +4,10 @@ use std::{
     time::Instant,
 };
 
-use burn::tensor::backend::AutodiffBackend;
 use bytes::Bytes;
 use tidegate_contracts::ArtifactHash;
 use tidegate_model::{
-    ARCHITECTURE, Batch, Features, LABELS, ModelError, TOKENIZER, WEIGHTS, Weights,
+    ARCHITECTURE, Batch, Features, LABELS, Learns, ModelError, TOKENIZER, WEIGHTS, Weights,
 };
 use tidegate_telemetry::energy::{EnergyMeter, Measurement};
 use tokio_util::sync::CancellationToken;
@@ -43,7 +42,7 @@ struct Recalled {
 }
 
 /// Weights in training.
-pub(crate) struct Session<'a, B: AutodiffBackend> {
+pub(crate) struct Session<'a, B: Learns> {
     job: &'a Job,
     lesson: &'a Lesson,
     course: &'a Course,
@@ -57,7 +56,7 @@ pub(crate) struct Session<'a, B: AutodiffBackend> {
     stats: Stats,
 }
 
-impl<'a, B: AutodiffBackend> Session<'a, B> {
+impl<'a, B: Learns> Session<'a, B> {
     /// From a checkpoint, a champion or nothing.
     pub(crate) fn open(
         job: &'a Job,

@@ -39,6 +39,16 @@ pub struct Output<B: Backend> {
     pub router_loss: Option<Tensor<B, 1>>,
 }
 
+impl<B: Kernels> Output<B> {
+    /// Of [`Task::NextToken`]: the mean cross entropy of each token's successor, `[1]`.
+    ///
+    /// `targets`: `[rows]`, each below the vocabulary's size.
+    #[must_use]
+    pub fn next_token_loss(&self, targets: &[u32]) -> Tensor<B, 1> {
+        B::cross_entropy(self.logits.clone(), targets)
+    }
+}
+
 /// How routers work while they learn. All 0: as when they serve.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RouterTraining {
@@ -141,12 +151,17 @@ impl<B: Kernels> Network<B> {
                 })
             })
             .collect::<Result<_, ModelError>>()?;
+        // Classes come one by one, and start without evidence; tokens are all there.
+        let start = match a.task {
+            Task::Classification => Start::Zero,
+            Task::NextToken => Start::fan_in(a.d_model),
+        };
         Ok(Self {
             embedding,
             blocks,
             norm: RmsNorm::build("norm", a.d_model, a.norm_epsilon, source, device)?,
             head: Head {
-                weight: param(source, "head.weight", [a.d_model, classes], Start::Zero, device)?,
+                weight: param(source, "head.weight", [a.d_model, classes], start, device)?,
                 bias: param(source, "head.bias", [classes], Start::Zero, device)?,
             },
             form: Form::of(a),

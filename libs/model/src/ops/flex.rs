@@ -139,6 +139,12 @@ impl Kernels for Flex {
         tensor(y, x.shape(), dtype)
     }
 
+    fn cross_entropy(logits: Tensor<Self, 2>, targets: &[u32]) -> Tensor<Self, 1> {
+        let dtype = logits.dtype();
+        let (loss, _) = cpu::cross_entropy(Plane::of(logits).values(), targets);
+        tensor(vec![loss], Shape::new([1]), dtype)
+    }
+
     fn adamw<const D: usize>(
         state: [Tensor<Self, D>; 3],
         gradient: Tensor<Self, D>,
@@ -305,6 +311,18 @@ differentiable!(Experts, 5, ExpertsState, |state, dy| {
     [like(dx, &state.x), dgate, dup, ddown, like(dweight, &state.weight)]
 });
 
+#[derive(Debug, Clone)]
+struct CrossEntropyState {
+    logits: FlexTensor,
+    targets: Vec<u32>,
+    probabilities: Vec<f32>,
+}
+
+differentiable!(CrossEntropy, 1, CrossEntropyState, |state, dy| {
+    let dlogits = cpu::cross_entropy_backward(state.probabilities, &state.targets, dy.values()[0]);
+    [like(dlogits, &state.logits)]
+});
+
 fn tracked<C: CheckpointStrategy, const D: usize>(
     x: Tracked<C, D>,
 ) -> FloatTensor<Autodiff<Flex, C>> {
@@ -423,6 +441,22 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
                 prepared.finish(ExpertsState { x, matrices, weight, dispatch, hidden }, y)
             }
             OpsKind::UnTracked(prepared) => prepared.finish(y),
+        })
+    }
+
+    fn cross_entropy(logits: Tensor<Self, 2>, targets: &[u32]) -> Tensor<Self, 1> {
+        let logits = tracked(logits);
+        let prepared = CrossEntropy.prepare::<C>([logits.node]).compute_bound().stateful();
+        let logits = logits.primitive;
+        let rows = Plane::new(logits.clone());
+        let (loss, probabilities) = cpu::cross_entropy(rows.values(), targets);
+        let loss = primitive(vec![loss], Shape::new([1]), logits.dtype());
+        let targets = targets.to_vec();
+        result(match prepared {
+            OpsKind::Tracked(prepared) => {
+                prepared.finish(CrossEntropyState { logits, targets, probabilities }, loss)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(loss),
         })
     }
 }

@@ -82,6 +82,14 @@ pub trait Kernels: Backend {
         plain::experts(x, gate, up, down, weight, dispatch)
     }
 
+    /// Mean over the rows of `-ln softmax(logits)[target]`, `[1]`.
+    ///
+    /// `logits`: `[rows, classes]`; `targets`: `[rows]`, each below `classes`.
+    #[doc(hidden)]
+    fn cross_entropy(logits: Tensor<Self, 2>, targets: &[u32]) -> Tensor<Self, 1> {
+        plain::cross_entropy(logits, targets)
+    }
+
     /// One step of AdamW. `state`: the parameter, and both moments. Returns them moved.
     #[doc(hidden)]
     fn adamw<const D: usize>(

@@ -2,7 +2,7 @@
 //! devices without one.
 use burn::tensor::{
     IndexingUpdateOp, Int, Tensor, TensorData,
-    activation::{silu, softmax},
+    activation::{log_softmax, silu, softmax},
     backend::Backend,
 };
 
@@ -175,6 +175,12 @@ pub(super) fn experts<B: Backend>(
     let hidden = silu(sent.clone().matmul(gate)) * sent.matmul(up);
     let answer = hidden.matmul(down).reshape([slots, d_model]) * weight.reshape([slots, 1]);
     zeros.select_assign(0, row, answer, IndexingUpdateOp::Add)
+}
+
+pub(super) fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, targets: &[u32]) -> Tensor<B, 1> {
+    let at: Vec<i32> = targets.iter().map(|&target| target as i32).collect();
+    let at = Tensor::from_data(TensorData::new(at, [targets.len(), 1]), &logits.device());
+    log_softmax(logits, 1).gather(1, at).mean().neg()
 }
 
 pub(super) fn adamw<B: Backend, const D: usize>(

@@ -148,6 +148,23 @@ fn attention(queries: usize, keys: usize, causal: bool, lengths: &[usize], befor
 }
 
 #[test]
+fn cross_entropy_is_as_composed() {
+    for (rows, classes) in [(1, 1), (3, 5), (130, 70)] {
+        let mut v = Values::new(7);
+        let logits = v.tensor([rows, classes]);
+        let targets: Vec<u32> = (0..rows as u32).map(|row| row * 7 % classes as u32).collect();
+        let two = |loss: Tensor<Train, 1>| loss.reshape([1, 1]);
+        let cotangent = Tensor::<Train, 2>::from_data([[-3.0]], &Default::default());
+        compare!(
+            two(Train::cross_entropy(logits.clone(), &targets)),
+            two(plain::cross_entropy(logits.clone(), &targets)),
+            cotangent,
+            [logits]
+        );
+    }
+}
+
+#[test]
 fn adamw_is_as_composed_step_after_step() {
     let mut v = Values::new(5);
     let start = || Tensor::<Flex, 2>::zeros([3, 50], &Default::default());

@@ -2,6 +2,7 @@
 //! pool. The same inputs give the same bits, whatever the number of threads.
 mod adamw;
 mod attention;
+mod cross_entropy;
 mod experts;
 mod feed_forward;
 mod norm;
@@ -12,6 +13,7 @@ mod swiglu;
 pub(super) use self::{
     adamw::adamw,
     attention::{Attended, Projected, attention, attention_backward},
+    cross_entropy::{cross_entropy, cross_entropy_backward},
     experts::{experts, experts_backward},
     feed_forward::{feed_forward, feed_forward_backward},
     norm::{rms_norm, rms_norm_backward},
