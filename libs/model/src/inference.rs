@@ -12,8 +12,8 @@ use tidegate_contracts::{Class, Event};
 #[cfg(feature = "cuda")]
 use crate::CudaBackend;
 use crate::{
-    Architecture, Batch, CpuBackend, Device, Features, Featurizer, Kernels, ModelError, Network,
-    Tokenizer, Weights, WideTable,
+    Adapters, Architecture, Batch, CpuBackend, Device, Features, Featurizer, Kernels, ModelError,
+    Network, Tokenizer, Weights, WideTable,
 };
 
 /// File of a generation: the [`Architecture`] as JSON.
@@ -24,6 +24,11 @@ pub const TOKENIZER: &str = "tokenizer.json";
 pub const WEIGHTS: &str = "weights.safetensors";
 /// File of a generation: the classes by index, a JSON list of strings.
 pub const LABELS: &str = "labels.json";
+
+/// File of a generation that has adapters: which, the [`crate::Adapters`] as JSON.
+pub const ADAPTERS: &str = "adapters.json";
+/// File of a generation that has adapters: their weights, apart from those they change.
+pub const ADAPTER_WEIGHTS: &str = "adapters.safetensors";
 
 /// What a prediction is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +122,12 @@ impl Model {
             let (tokenizer, vocab) = (tokenizer.vocab(), architecture.vocab);
             return Err(ModelError::Vocabulary { tokenizer, vocab });
         }
-        let (deep, wide) = Deep::load(&architecture, labels.len(), file(WEIGHTS)?, device)?;
+        let adapters = match files.get(ADAPTERS) {
+            Some(bytes) => Some((from_json(ADAPTERS, bytes)?, &file(ADAPTER_WEIGHTS)?[..])),
+            None => None,
+        };
+        let (deep, wide) =
+            Deep::load(&architecture, labels.len(), (file(WEIGHTS)?, adapters), device)?;
         let featurizer = Featurizer { tokenizer, architecture };
         Ok(Self(Arc::new(Inner { featurizer, labels, deep, wide })))
     }
@@ -184,19 +194,18 @@ impl Deep {
     fn load(
         architecture: &Architecture,
         classes: usize,
-        weights: &[u8],
+        files: (&[u8], Option<(Adapters, &[u8])>),
         device: &Device,
     ) -> Result<(Self, WideTable), ModelError> {
         match device {
             Device::Cpu => {
-                let weights =
-                    Weights::from_safetensors(architecture, classes, weights, &Default::default())?;
+                let weights = read(architecture, classes, files, &Default::default())?;
                 Ok((Self::Cpu(weights.network), weights.wide))
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(index) => {
                 let cuda = burn::backend::cuda::CudaDevice::new(*index);
-                let weights = Weights::from_safetensors(architecture, classes, weights, &cuda)?;
+                let weights = read(architecture, classes, files, &cuda)?;
                 Ok((Self::Cuda(weights.network, cuda), weights.wide))
             }
             #[cfg(not(feature = "cuda"))]
@@ -224,6 +233,22 @@ impl Deep {
             Self::Cuda(network, _) => network.num_params(),
         }
     }
+}
+
+/// Weights with their adapters folded in.
+fn read<B: Kernels>(
+    architecture: &Architecture,
+    classes: usize,
+    (weights, adapters): (&[u8], Option<(Adapters, &[u8])>),
+    device: &B::Device,
+) -> Result<Weights<B>, ModelError> {
+    let Some((adapters, bytes)) = adapters else {
+        return Weights::from_safetensors(architecture, classes, weights, device);
+    };
+    let files = (weights, Some(bytes));
+    let mut weights = Weights::with_adapters(architecture, &adapters, classes, files, 0, device)?;
+    weights.network = weights.network.folded();
+    Ok(weights)
 }
 
 fn forward<B: Kernels>(

@@ -47,8 +47,10 @@ pub use batch::Batch;
 pub use device::CudaBackend;
 pub use device::{CpuBackend, Device};
 pub use error::ModelError;
-pub use inference::{ARCHITECTURE, Input, LABELS, Model, Scores, TOKENIZER, WEIGHTS};
-pub use network::{ExpertLoad, Network, Output, Routed, RouterTraining};
+pub use inference::{
+    ADAPTER_WEIGHTS, ADAPTERS, ARCHITECTURE, Input, LABELS, Model, Scores, TOKENIZER, WEIGHTS,
+};
+pub use network::{Adapters, ExpertLoad, Network, Output, Routed, RouterTraining};
 pub use ops::{AdamW, Kernels, Learns};
 pub use text::{Features, Featurizer, Tokenizer};
 pub use weights::Weights;

@@ -6,8 +6,8 @@ use burn::{
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
-    Architecture, ModelError, Network, WEIGHTS, WideTable,
-    network::{Source, Start},
+    ADAPTER_WEIGHTS, Adapters, Architecture, ModelError, Network, WEIGHTS, WideTable,
+    network::{Pair, Random, Source, Start},
     ops::Kernels,
 };
 
@@ -46,25 +46,27 @@ impl<B: Kernels> Weights<B> {
 
     /// The content of `weights.safetensors`: every parameter under its path in the network, the
     /// routing biases among them, and the wide table with its accumulators; all f32. Equal weights
-    /// give equal bytes.
+    /// give equal bytes. Adapters are not among them.
     ///
     /// # Errors
     /// [`ModelError::BadFile`] when the format cannot hold them.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, ModelError> {
-        let mut found = Found { path: Vec::new(), tensors: Vec::new() };
-        self.network.visit(&mut found);
+        let mut found = self.found();
+        found.retain(|(name, _, _)| !Adapters::own(name));
         let shape = [self.wide.buckets(), self.wide.classes()];
-        found.tensors.push((WIDE_ROWS.to_owned(), shape.to_vec(), bytes_of(&self.wide.rows)));
-        found.tensors.push((WIDE_SQUARES.to_owned(), shape.to_vec(), bytes_of(&self.wide.squares)));
-        let views = found
-            .tensors
-            .iter()
-            .map(|(name, shape, bytes)| {
-                let view = TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(bad)?;
-                Ok((name.as_str(), view))
-            })
-            .collect::<Result<Vec<_>, ModelError>>()?;
-        safetensors::serialize(views, None).map_err(bad)
+        found.push((WIDE_ROWS.to_owned(), shape.to_vec(), bytes_of(&self.wide.rows)));
+        found.push((WIDE_SQUARES.to_owned(), shape.to_vec(), bytes_of(&self.wide.squares)));
+        serialize(&found, WEIGHTS)
+    }
+
+    /// The content of `adapters.safetensors`: the adapters, and nothing else.
+    ///
+    /// # Errors
+    /// [`ModelError::BadFile`] when the format cannot hold them.
+    pub fn adapters_to_safetensors(&self) -> Result<Vec<u8>, ModelError> {
+        let mut found = self.found();
+        found.retain(|(name, _, _)| Adapters::own(name));
+        serialize(&found, ADAPTER_WEIGHTS)
     }
 
     /// Reads what [`Weights::to_safetensors`] wrote. Every name, type, shape and value is checked.
@@ -77,35 +79,77 @@ impl<B: Kernels> Weights<B> {
         bytes: &[u8],
         device: &B::Device,
     ) -> Result<Self, ModelError> {
-        let mut file = File { tensors: SafeTensors::deserialize(bytes).map_err(bad)?, taken: 0 };
-        let network = Network::build(architecture, classes, &mut file, device)?;
+        Self::read(architecture, &Adapters::default(), classes, bytes, &mut Random::new(0), device)
+    }
+
+    /// The same with adapters, as [`Weights::adapters_to_safetensors`] wrote them; fresh ones by
+    /// `seed` where there is no file. Fresh ones change no answer, but for a prefix a little.
+    ///
+    /// # Errors
+    /// As [`Weights::from_safetensors`], and for adapters that are impossible.
+    pub fn with_adapters(
+        architecture: &Architecture,
+        adapters: &Adapters,
+        classes: usize,
+        (bytes, adapter_bytes): (&[u8], Option<&[u8]>),
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<Self, ModelError> {
+        adapters.validate(architecture)?;
+        let Some(adapter_bytes) = adapter_bytes else {
+            let mut fresh = Random::new(seed);
+            return Self::read(architecture, adapters, classes, bytes, &mut fresh, device);
+        };
+        let mut file = File::open(adapter_bytes, ADAPTER_WEIGHTS)?;
+        let weights = Self::read(architecture, adapters, classes, bytes, &mut file, device)?;
+        file.all_taken(&weights)?;
+        Ok(weights)
+    }
+
+    fn read(
+        architecture: &Architecture,
+        adapters: &Adapters,
+        classes: usize,
+        bytes: &[u8],
+        of_adapters: &mut dyn Source,
+        device: &B::Device,
+    ) -> Result<Self, ModelError> {
+        let mut file = File::open(bytes, WEIGHTS)?;
+        let mut both = Pair { base: &mut file, adapters: of_adapters };
+        let network = Network::build(architecture, adapters, classes, &mut both, device)?;
         let shape = [architecture.wide_buckets, classes];
         let rows = file.take(WIDE_ROWS, &shape, Start::Zero)?;
         let squares = file.take(WIDE_SQUARES, &shape, Start::Zero)?;
         let weights = Self { network, wide: WideTable::from_parts(classes, rows, squares) };
-        if file.taken != file.tensors.len() {
-            return Err(weights.unknown_in(&file.tensors));
-        }
+        file.all_taken(&weights)?;
         Ok(weights)
     }
 
-    /// Names the first tensor of the file that these weights do not have.
-    fn unknown_in(&self, file: &SafeTensors<'_>) -> ModelError {
+    /// Every parameter of the network under its path.
+    fn found(&self) -> Vec<Named> {
         let mut found = Found { path: Vec::new(), tensors: Vec::new() };
         self.network.visit(&mut found);
-        let mut names = file.names();
-        names.sort_unstable();
-        let known = |name: &str| {
-            [WIDE_ROWS, WIDE_SQUARES].contains(&name)
-                || found.tensors.iter().any(|(known, _, _)| known == name)
-        };
-        let name = names.into_iter().find(|name| !known(name)).unwrap_or_default().to_owned();
-        ModelError::UnknownTensor { name }
+        found.tensors
     }
 }
 
-fn bad(error: safetensors::SafeTensorError) -> ModelError {
-    ModelError::BadFile { file: WEIGHTS, reason: error.to_string() }
+/// Name, shape, and values in little-endian f32.
+type Named = (String, Vec<usize>, Vec<u8>);
+
+fn serialize(found: &[Named], file: &'static str) -> Result<Vec<u8>, ModelError> {
+    let bad = |error| bad(file, &error);
+    let views = found
+        .iter()
+        .map(|(name, shape, bytes)| {
+            let view = TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(bad)?;
+            Ok((name.as_str(), view))
+        })
+        .collect::<Result<Vec<_>, ModelError>>()?;
+    safetensors::serialize(views, None).map_err(bad)
+}
+
+fn bad(file: &'static str, error: &safetensors::SafeTensorError) -> ModelError {
+    ModelError::BadFile { file, reason: error.to_string() }
 }
 
 fn bytes_of(values: &[f32]) -> Vec<u8> {
@@ -115,7 +159,7 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
 /// Collects every parameter under its path.
 struct Found {
     path: Vec<String>,
-    tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
+    tensors: Vec<Named>,
 }
 
 impl<B: Backend> ModuleVisitor<B> for Found {
@@ -138,6 +182,29 @@ impl<B: Backend> ModuleVisitor<B> for Found {
 struct File<'a> {
     tensors: SafeTensors<'a>,
     taken: usize,
+}
+
+impl<'a> File<'a> {
+    fn open(bytes: &'a [u8], file: &'static str) -> Result<Self, ModelError> {
+        let tensors = SafeTensors::deserialize(bytes).map_err(|error| bad(file, &error))?;
+        Ok(Self { tensors, taken: 0 })
+    }
+
+    /// Names the first tensor that `weights`, read from here, do not have.
+    fn all_taken<B: Kernels>(&self, weights: &Weights<B>) -> Result<(), ModelError> {
+        if self.taken == self.tensors.len() {
+            return Ok(());
+        }
+        let found = weights.found();
+        let mut names = self.tensors.names();
+        names.sort_unstable();
+        let known = |name: &str| {
+            [WIDE_ROWS, WIDE_SQUARES].contains(&name)
+                || found.iter().any(|(known, _, _)| known == name)
+        };
+        let name = names.into_iter().find(|name| !known(name)).unwrap_or_default().to_owned();
+        Err(ModelError::UnknownTensor { name })
+    }
 }
 
 impl Source for File<'_> {

@@ -9,7 +9,9 @@ use burn::{
 };
 
 use super::{
-    ExpertLoad, Routed, RouterTraining, Source, Start, param,
+    Adapters, ExpertLoad, Routed, RouterTraining, Source, Start,
+    adapters::{ExpertLora, Lora, folded},
+    param,
     routing::{Plan, Rule},
 };
 use crate::{
@@ -72,6 +74,9 @@ pub(super) struct Mixture<B: Backend> {
     up: Param<Tensor<B, 3>>,
     /// `[experts, width, d_model]`.
     down: Param<Tensor<B, 3>>,
+    gate_lora: Option<ExpertLora<B>>,
+    up_lora: Option<ExpertLora<B>>,
+    down_lora: Option<ExpertLora<B>>,
 }
 
 /// Experts that see every token, as one of their summed width.
@@ -80,11 +85,61 @@ struct Shared<B: Backend> {
     gate: Param<Tensor<B, 2>>,
     up: Param<Tensor<B, 2>>,
     down: Param<Tensor<B, 2>>,
+    gate_lora: Option<Lora<B>>,
+    up_lora: Option<Lora<B>>,
+    down_lora: Option<Lora<B>>,
 }
 
 impl<B: Kernels> Shared<B> {
+    fn build(
+        name: &str,
+        a: &Architecture,
+        adapters: &Adapters,
+        source: &mut dyn Source,
+        device: &B::Device,
+    ) -> Result<Self, ModelError> {
+        let (d, width) = (a.d_model, a.shared_experts * a.expert_width);
+        let into = Start::fan_in(d);
+        let mut matrix = |part: &str, shape, start| {
+            param(source, &format!("{name}.{part}"), shape, start, device)
+        };
+        let gate = matrix("gate", [d, width], into)?;
+        let up = matrix("up", [d, width], into)?;
+        let down = matrix("down", [width, d], Start::residual(width, a.layers))?;
+        let mut lora = |part: &str, shape| {
+            let name = format!("{name}.{part}");
+            Lora::build(&name, shape, adapters.expert_rank, adapters, source, device)
+        };
+        Ok(Self {
+            gate,
+            up,
+            down,
+            gate_lora: lora("gate", [d, width])?,
+            up_lora: lora("up", [d, width])?,
+            down_lora: lora("down", [width, d])?,
+        })
+    }
+
     fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        B::feed_forward(x, self.gate.val(), self.up.val(), self.down.val())
+        let matrix = |matrix: &Param<Tensor<B, 2>>, lora: &Option<Lora<B>>| match lora {
+            None => matrix.val(),
+            Some(lora) => matrix.val() + lora.change(),
+        };
+        let gate = matrix(&self.gate, &self.gate_lora);
+        let up = matrix(&self.up, &self.up_lora);
+        B::feed_forward(x, gate, up, matrix(&self.down, &self.down_lora))
+    }
+
+    fn folded(self) -> Self {
+        let fold = |matrix, lora: &Option<Lora<B>>| folded(matrix, lora.as_ref().map(Lora::change));
+        Self {
+            gate: fold(self.gate, &self.gate_lora),
+            up: fold(self.up, &self.up_lora),
+            down: fold(self.down, &self.down_lora),
+            gate_lora: None,
+            up_lora: None,
+            down_lora: None,
+        }
     }
 }
 
@@ -92,37 +147,58 @@ impl<B: Kernels> Mixture<B> {
     pub(super) fn build(
         name: &str,
         a: &Architecture,
+        adapters: &Adapters,
         source: &mut dyn Source,
         device: &B::Device,
     ) -> Result<Self, ModelError> {
         let (d, width, experts) = (a.d_model, a.expert_width, a.experts);
         let into = Start::fan_in(d);
-        let shared = if a.shared_experts == 0 {
-            None
-        } else {
-            let width = a.shared_experts * width;
-            let mut matrix = |part: &str, shape, start| {
-                param(source, &format!("{name}.shared.{part}"), shape, start, device)
-            };
-            Some(Shared {
-                gate: matrix("gate", [d, width], into)?,
-                up: matrix("up", [d, width], into)?,
-                down: matrix("down", [width, d], Start::residual(width, a.layers))?,
-            })
+        let shared = match a.shared_experts {
+            0 => None,
+            _ => Some(Shared::build(&format!("{name}.shared"), a, adapters, source, device)?),
         };
         let router = param(source, &format!("{name}.router"), [d, experts], into, device)?;
         let bias = param(source, &format!("{name}.bias"), [experts], Start::Zero, device)?;
-        let mut experts = |part: &str, shape, start| {
+        let (wide, tall) = ([experts, d, width], [experts, width, d]);
+        let mut matrices = |part: &str, shape, start| {
             param(source, &format!("{name}.{part}"), shape, start, device)
+        };
+        let gate = matrices("gate", wide, into)?;
+        let up = matrices("up", wide, into)?;
+        let down = matrices("down", tall, Start::residual(width, a.layers))?;
+        let mut lora = |part: &str, shape| {
+            let name = format!("{name}.{part}");
+            ExpertLora::build(&name, shape, adapters.expert_rank, adapters, source, device)
         };
         Ok(Self {
             shared,
             router,
             bias: bias.set_require_grad(false),
-            gate: experts("gate", [a.experts, d, width], into)?,
-            up: experts("up", [a.experts, d, width], into)?,
-            down: experts("down", [a.experts, width, d], Start::residual(width, a.layers))?,
+            gate,
+            up,
+            down,
+            gate_lora: lora("gate", wide)?,
+            up_lora: lora("up", wide)?,
+            down_lora: lora("down", tall)?,
         })
+    }
+
+    /// The same answers, with low-rank changes folded into their matrices.
+    pub(super) fn folded(self) -> Self {
+        let fold = |matrix, lora: &Option<ExpertLora<B>>| {
+            folded(matrix, lora.as_ref().map(ExpertLora::change))
+        };
+        Self {
+            shared: self.shared.map(Shared::folded),
+            router: self.router,
+            bias: self.bias,
+            gate: fold(self.gate, &self.gate_lora),
+            up: fold(self.up, &self.up_lora),
+            down: fold(self.down, &self.down_lora),
+            gate_lora: None,
+            up_lora: None,
+            down_lora: None,
+        }
     }
 
     /// Routes each token to its `k` experts and mixes what they return.
@@ -167,7 +243,13 @@ impl<B: Kernels> Mixture<B> {
         let cells =
             Tensor::<B, 1, Int>::from_data(TensorData::new(plan.cells, [assignments]), &device);
         let weight = mixture.reshape([rows * experts]).select(0, cells);
-        let (gate, up, down) = (self.gate.val(), self.up.val(), self.down.val());
+        let matrices = |matrix: &Param<Tensor<B, 3>>, lora: &Option<ExpertLora<B>>| match lora {
+            None => matrix.val(),
+            Some(lora) => matrix.val() + lora.change(),
+        };
+        let gate = matrices(&self.gate, &self.gate_lora);
+        let up = matrices(&self.up, &self.up_lora);
+        let down = matrices(&self.down, &self.down_lora);
         let mut y = B::experts(x.clone(), gate, up, down, weight, &plan.dispatch);
         if let Some(shared) = &self.shared {
             y = y + shared.forward(x);

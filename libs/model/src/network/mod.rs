@@ -1,4 +1,5 @@
 //! The deep path: embedding, pre-norm transformer blocks with expert mixtures, pooled head.
+mod adapters;
 mod attention;
 mod experts;
 mod norm;
@@ -10,7 +11,10 @@ use burn::{
     tensor::{Tensor, TensorData, backend::Backend},
 };
 
-pub use self::routing::{ExpertLoad, Routed};
+pub use self::{
+    adapters::Adapters,
+    routing::{ExpertLoad, Routed},
+};
 use self::{
     attention::Attention,
     experts::{Mixture, Router},
@@ -18,7 +22,7 @@ use self::{
     routing::Rule,
 };
 pub(crate) use self::{
-    parameters::{Random, param},
+    parameters::{Pair, Random, param},
     parameters::{Source, Start},
 };
 use crate::{
@@ -124,13 +128,27 @@ impl<B: Kernels> Network<B> {
         seed: u64,
         device: &B::Device,
     ) -> Self {
-        Self::build(architecture, classes, &mut Random::new(seed), device)
+        Self::build(architecture, &Adapters::default(), classes, &mut Random::new(seed), device)
             .expect("random weights have every name and shape")
+    }
+
+    /// The same answers with low-rank changes folded into the matrices they change: as quick as
+    /// without. Prefixes stay.
+    #[must_use]
+    pub fn folded(mut self) -> Self {
+        let fold = |block: Block<B>| Block {
+            attention: block.attention.folded(),
+            mixture: block.mixture.folded(),
+            ..block
+        };
+        self.blocks = self.blocks.into_iter().map(fold).collect();
+        self
     }
 
     /// Takes every parameter from `source`, by name and shape.
     pub(crate) fn build(
         a: &Architecture,
+        adapters: &Adapters,
         classes: usize,
         source: &mut dyn Source,
         device: &B::Device,
@@ -145,9 +163,9 @@ impl<B: Kernels> Network<B> {
                 };
                 Ok(Block {
                     attention_norm: norm("attention_norm", source)?,
-                    attention: Attention::build(&name("attention"), a, source, device)?,
+                    attention: Attention::build(&name("attention"), a, adapters, source, device)?,
                     mixture_norm: norm("mixture_norm", source)?,
-                    mixture: Mixture::build(&name("mixture"), a, source, device)?,
+                    mixture: Mixture::build(&name("mixture"), a, adapters, source, device)?,
                 })
             })
             .collect::<Result<_, ModelError>>()?;

@@ -6,6 +6,7 @@ use burn::{
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
+use super::Adapters;
 use crate::ModelError;
 
 /// What a parameter holds before anything is learnt.
@@ -57,6 +58,19 @@ impl Source for Random {
                 (0..size).map(|_| rng.random_range(-bound..bound)).collect()
             }
         })
+    }
+}
+
+/// Adapters from one source, all else from another.
+pub(crate) struct Pair<'a> {
+    pub(crate) base: &'a mut dyn Source,
+    pub(crate) adapters: &'a mut dyn Source,
+}
+
+impl Source for Pair<'_> {
+    fn take(&mut self, name: &str, shape: &[usize], start: Start) -> Result<Vec<f32>, ModelError> {
+        let source = if Adapters::own(name) { &mut self.adapters } else { &mut self.base };
+        source.take(name, shape, start)
     }
 }
 

@@ -135,7 +135,8 @@ impl Kernels for Flex {
         let [gate, up, down] = [gate, up, down].map(Plane::of);
         let (x, weight) = (Plane::of(x), Plane::of(weight));
         let bank = bank(&gate, &up, &down);
-        let (y, _) = cpu::experts(x.values(), bank, weight.values(), dispatch);
+        let sent = cpu::Sent { x: x.values(), bank, weight: weight.values(), dispatch };
+        let (y, _) = cpu::experts(sent);
         tensor(y, x.shape(), dtype)
     }
 
@@ -185,7 +186,7 @@ fn register<const N: usize>(
 }
 
 /// Defines an operator's way back: `$back` makes the gradients, in the order of the parents, of the
-/// state and the gradient of the result.
+/// state, the gradient of the result, and which of them are wanted.
 macro_rules! differentiable {
     ($name:ident, $parents:literal, $state:ty, $back:expr) => {
         #[derive(Debug)]
@@ -201,9 +202,11 @@ macro_rules! differentiable {
                 _: &mut Checkpointer,
             ) {
                 let dy = gradients.consume::<Flex>(&ops.node);
-                let back: fn($state, Plane) -> [Option<FlexTensor>; $parents] = $back;
+                let back: fn($state, Plane, [bool; $parents]) -> [Option<FlexTensor>; $parents] =
+                    $back;
                 let nodes = ops.parents.map(|parent| parent.map(|node| node.id));
-                register(&nodes, back(ops.state, Plane::new(dy)), gradients);
+                let wanted = nodes.map(|node| node.is_some());
+                register(&nodes, back(ops.state, Plane::new(dy), wanted), gradients);
             }
         }
     };
@@ -220,7 +223,7 @@ struct NormState {
     scales: Vec<f32>,
 }
 
-differentiable!(RmsNorm, 2, NormState, |state, dy| {
+differentiable!(RmsNorm, 2, NormState, |state, dy, _| {
     let (x, gain) = (Plane::new(state.x.clone()), Plane::new(state.gain.clone()));
     let (dx, dgain) = cpu::rms_norm_backward(x.values(), gain.values(), &state.scales, dy.values());
     [like(dx, &state.x), like(dgain, &state.gain)]
@@ -259,9 +262,9 @@ impl AttentionState {
     }
 }
 
-differentiable!(Attention, 3, AttentionState, |state, dy| state.backward(&dy).0);
+differentiable!(Attention, 3, AttentionState, |state, dy, _| state.backward(&dy).0);
 
-differentiable!(PrefixedAttention, 5, AttentionState, |state, dy| {
+differentiable!(PrefixedAttention, 5, AttentionState, |state, dy, _| {
     let ([query, key, value], [keys, values]) = state.backward(&dy);
     [query, key, value, keys, values]
 });
@@ -273,15 +276,23 @@ struct FeedForwardState {
     hidden: Hidden,
 }
 
-differentiable!(FeedForward, 4, FeedForwardState, |state, dy| {
+differentiable!(FeedForward, 4, FeedForwardState, |state, dy, [_, gate, up, down]| {
+    let matrices_learn = gate || up || down;
     let x = Plane::new(state.x.clone());
     let [gate, up, down] = state.matrices.each_ref().map(|m| Plane::new(m.clone()));
     let bank = bank(&gate, &up, &down);
-    let [dx, dgate, dup, ddown] =
-        cpu::feed_forward_backward(x.values(), bank, state.hidden, dy.values());
-    let [of_gate, of_up, of_down] = &state.matrices;
-    [like(dx, &state.x), like(dgate, of_gate), like(dup, of_up), like(ddown, of_down)]
+    let (dx, matrices) =
+        cpu::feed_forward_backward(x.values(), bank, state.hidden, dy.values(), matrices_learn);
+    let [dgate, dup, ddown] = of_matrices(matrices, &state.matrices);
+    [like(dx, &state.x), dgate, dup, ddown]
 });
+
+/// Gradients of matrices, where there are any.
+fn of_matrices(found: Option<[Vec<f32>; 3]>, of: &[FlexTensor; 3]) -> [Option<FlexTensor>; 3] {
+    let Some([gate, up, down]) = found else { return [None, None, None] };
+    let [of_gate, of_up, of_down] = of;
+    [like(gate, of_gate), like(up, of_up), like(down, of_down)]
+}
 
 #[derive(Debug, Clone)]
 struct ExpertsState {
@@ -292,22 +303,19 @@ struct ExpertsState {
     hidden: Hidden,
 }
 
-differentiable!(Experts, 5, ExpertsState, |state, dy| {
+differentiable!(Experts, 5, ExpertsState, |state, dy, [_, gate, up, down, _]| {
+    let matrices_learn = gate || up || down;
     let (x, weight) = (Plane::new(state.x.clone()), Plane::new(state.weight.clone()));
     let [gate, up, down] = state.matrices.each_ref().map(|m| Plane::new(m.clone()));
-    let bank = bank(&gate, &up, &down);
-    let weights = weight.values();
-    let [dx, dgate, dup, ddown, dweight] = cpu::experts_backward(
-        x.values(),
-        bank,
-        weights,
-        &state.dispatch,
-        state.hidden,
-        dy.values(),
-    );
-    let [of_gate, of_up, of_down] = &state.matrices;
-    let matrices = [like(dgate, of_gate), like(dup, of_up), like(ddown, of_down)];
-    let [dgate, dup, ddown] = matrices;
+    let sent = cpu::Sent {
+        x: x.values(),
+        bank: bank(&gate, &up, &down),
+        weight: weight.values(),
+        dispatch: &state.dispatch,
+    };
+    let (dx, dweight, matrices) =
+        cpu::experts_backward(sent, state.hidden, dy.values(), matrices_learn);
+    let [dgate, dup, ddown] = of_matrices(matrices, &state.matrices);
     [like(dx, &state.x), dgate, dup, ddown, like(dweight, &state.weight)]
 });
 
@@ -318,7 +326,7 @@ struct CrossEntropyState {
     probabilities: Vec<f32>,
 }
 
-differentiable!(CrossEntropy, 1, CrossEntropyState, |state, dy| {
+differentiable!(CrossEntropy, 1, CrossEntropyState, |state, dy, _| {
     let dlogits = cpu::cross_entropy_backward(state.probabilities, &state.targets, dy.values()[0]);
     [like(dlogits, &state.logits)]
 });
@@ -433,7 +441,8 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
         let (rows, weights) = (Plane::new(x.clone()), Plane::new(weight.clone()));
         let [gate, up, down] = matrices.each_ref().map(|m| Plane::new(m.clone()));
         let bank = bank(&gate, &up, &down);
-        let (y, hidden) = cpu::experts(rows.values(), bank, weights.values(), dispatch);
+        let sent = cpu::Sent { x: rows.values(), bank, weight: weights.values(), dispatch };
+        let (y, hidden) = cpu::experts(sent);
         let y = primitive(y, x.shape(), x.dtype());
         let dispatch = dispatch.clone();
         result(match prepared {

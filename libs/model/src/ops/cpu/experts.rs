@@ -9,13 +9,20 @@ use super::{
 };
 use crate::ops::Dispatch;
 
-/// `x`: `[rows, d_model]`; `weight`: `[assignments]`. Returns `[rows, d_model]`.
-pub(in crate::ops) fn experts(
-    x: &[f32],
-    bank: Bank<'_>,
-    weight: &[f32],
-    dispatch: &Dispatch,
-) -> (Vec<f32>, Hidden) {
+/// Rows, and who answers them.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) struct Sent<'a> {
+    /// `[rows, d_model]`.
+    pub(in crate::ops) x: &'a [f32],
+    pub(in crate::ops) bank: Bank<'a>,
+    /// Of each answer in its row's sum, `[assignments]`.
+    pub(in crate::ops) weight: &'a [f32],
+    pub(in crate::ops) dispatch: &'a Dispatch,
+}
+
+/// Returns `[rows, d_model]`.
+pub(in crate::ops) fn experts(sent: Sent<'_>) -> (Vec<f32>, Hidden) {
+    let Sent { x, bank, weight, dispatch } = sent;
     let (d, width, all) = (bank.d_model, bank.width, dispatch.rows().len());
     let mut hidden = Hidden::new(all * width);
     let mut answers = vec![0.0; all * d];
@@ -47,15 +54,14 @@ pub(in crate::ops) fn experts(
     (y, hidden)
 }
 
-/// Gradients of `x`, `gate`, `up`, `down` and `weight`.
+/// Gradients of `x`, of `weight`, and of `gate`, `up` and `down` where they learn.
 pub(in crate::ops) fn experts_backward(
-    x: &[f32],
-    bank: Bank<'_>,
-    weight: &[f32],
-    dispatch: &Dispatch,
+    sent: Sent<'_>,
     hidden: Hidden,
     dy: &[f32],
-) -> [Vec<f32>; 5] {
+    matrices_learn: bool,
+) -> (Vec<f32>, Vec<f32>, Option<[Vec<f32>; 3]>) {
+    let Sent { x, bank, weight, dispatch } = sent;
     let (d, width, all) = (bank.d_model, bank.width, dispatch.rows().len());
     let Hidden { gate: mut g, up: mut u } = hidden;
     let mut h = vec![0.0; all * width];
@@ -97,6 +103,9 @@ pub(in crate::ops) fn experts_backward(
             }
         });
     });
+    if !matrices_learn {
+        return (dx, dweight, None);
+    }
     let size = d * width;
     let experts = bank.gate.len() / size;
     let [mut dgate, mut dup, mut ddown] = [(); 3].map(|()| vec![0.0; experts * size]);
@@ -109,7 +118,7 @@ pub(in crate::ops) fn experts_backward(
         tasks.push(Outer { out: ddown, a: &h[wide], b: &danswer[deep], cols: d });
     }
     outer_all(tasks);
-    [dx, dgate, dup, ddown, dweight]
+    (dx, dweight, Some([dgate, dup, ddown]))
 }
 
 /// The rows of each expert, in blocks.

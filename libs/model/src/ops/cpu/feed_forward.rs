@@ -19,13 +19,14 @@ pub(in crate::ops) fn feed_forward(x: &[f32], bank: Bank<'_>) -> (Vec<f32>, Hidd
     (y, hidden)
 }
 
-/// Gradients of `x`, `gate`, `up` and `down`.
+/// Gradients of `x`, and of `gate`, `up` and `down` where they learn.
 pub(in crate::ops) fn feed_forward_backward(
     x: &[f32],
     bank: Bank<'_>,
     hidden: Hidden,
     dy: &[f32],
-) -> [Vec<f32>; 4] {
+    matrices_learn: bool,
+) -> (Vec<f32>, Option<[Vec<f32>; 3]>) {
     let (d, width) = (bank.d_model, bank.width);
     let Hidden { gate: mut g, up: mut u } = hidden;
     let mut h = vec![0.0; g.len()];
@@ -37,11 +38,14 @@ pub(in crate::ops) fn feed_forward_backward(
         .for_each(|(((dx, dy), h), (g, u))| {
             bank.backward(0, Block { dy, g, u, h, dx, weight: None });
         });
+    if !matrices_learn {
+        return (dx, None);
+    }
     let [mut dgate, mut dup, mut ddown] = [(); 3].map(|()| vec![0.0; d * width]);
     outer_all(vec![
         Outer { out: &mut dgate, a: x, b: &g, cols: width },
         Outer { out: &mut dup, a: x, b: &u, cols: width },
         Outer { out: &mut ddown, a: &h, b: dy, cols: d },
     ]);
-    [dx, dgate, dup, ddown]
+    (dx, Some([dgate, dup, ddown]))
 }

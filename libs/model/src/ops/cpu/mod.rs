@@ -14,7 +14,7 @@ pub(super) use self::{
     adamw::adamw,
     attention::{Attended, Projected, attention, attention_backward},
     cross_entropy::{cross_entropy, cross_entropy_backward},
-    experts::{experts, experts_backward},
+    experts::{Sent, experts, experts_backward},
     feed_forward::{feed_forward, feed_forward_backward},
     norm::{rms_norm, rms_norm_backward},
     swiglu::{Bank, Hidden},
