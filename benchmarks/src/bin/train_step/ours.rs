@@ -38,7 +38,8 @@ impl Batches {
 }
 
 pub(crate) struct Ours {
-    network: Network<Train>,
+    /// Always there, but while a step moves it: what nobody else holds is moved in place.
+    network: Option<Network<Train>>,
     moments: Moments,
     settings: Settings,
     batches: Batches,
@@ -54,7 +55,7 @@ impl Ours {
             Network::init(architecture, architecture.vocab, settings.seed, &Default::default());
         let batches = Batches::new(rows, settings.batch);
         let settings = settings.clone();
-        Ok(Self { network, moments: Moments::default(), settings, batches })
+        Ok(Self { network: Some(network), moments: Moments::default(), settings, batches })
     }
 
     pub(crate) fn begin_again(&mut self) {
@@ -63,7 +64,7 @@ impl Ours {
 
     /// Logits of a batch, `[rows, vocab]`.
     pub(crate) fn forward(&mut self) -> anyhow::Result<Vec<f32>> {
-        let network = self.network.valid();
+        let network = self.network.as_ref().context("no step runs")?.valid();
         let (read, _) = self.batches.take();
         let logits = network.forward(&Batch::of_tokens(read, &Default::default())).logits;
         logits.into_data().into_vec().ok().context("f32 on the CPU")
@@ -73,11 +74,13 @@ impl Ours {
     pub(crate) fn train(&mut self) -> anyhow::Result<f32> {
         let (read, following) = self.batches.take();
         let batch = Batch::of_tokens(read, &Default::default());
-        let output = self.network.forward_learning(&batch, RouterTraining::default());
+        let network = self.network.take().context("no step runs")?;
+        let output = network.forward_learning(&batch, RouterTraining::default());
         let loss = output.next_token_loss(&following);
         let value = loss.clone().into_data().into_vec::<f32>().ok().context("f32 on the CPU")?[0];
         let mut gradients = loss.backward();
-        let network = self.network.clone();
+        let loads = output.loads;
+        drop(output.logits);
         let mut step = Step {
             gradients: &mut gradients,
             moments: &mut self.moments,
@@ -85,7 +88,7 @@ impl Ours {
         };
         step.moments.time += 1;
         let network = network.map(&mut step);
-        self.network = network.balance(&output.loads, self.settings.balance);
+        self.network = Some(network.balance(&loads, self.settings.balance));
         Ok(value)
     }
 }

@@ -1,6 +1,8 @@
 //! The model by its public surface.
+mod adapters;
 mod formulas;
 mod predict;
+mod routing;
 mod samples;
 mod training;
 mod weights;
