@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # A Python environment in the cache with exactly the pinned packages; made anew when the pins or
 # the machine's Python change.
-# Usage: setup/venv.sh FOLDER REQUIREMENTS
+# Usage: setup/venv.sh FOLDER REQUIREMENTS [OPTIONS OF PIP INSTALL]
 set -euo pipefail
 target="${TIDEGATE_CACHE:-$HOME/.cache/tidegate}/$1" requirements=$2
+shift 2
 wanted="$(python3 --version) $(sha256sum <"$requirements")"
 
 complete() { [[ $(cat "$target/.complete" 2>/dev/null) == "$wanted" ]]; }
@@ -19,5 +20,5 @@ echo "tidegate: installing $(basename "$(dirname "$requirements")")/$(basename "
 rm -rf "$target"
 python3 -m venv "$target"
 "$target/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
-  --only-binary=:all: --requirement "$requirements"
+  --only-binary=:all: --requirement "$requirements" "$@"
 echo "$wanted" >"$target/.complete"
