@@ -5,6 +5,8 @@ mod experts;
 mod norm;
 mod parameters;
 mod routing;
+#[cfg(test)]
+mod tests;
 
 use burn::{
     module::{AutodiffModule as _, Module, Param},
@@ -110,6 +112,23 @@ struct Block<B: Backend> {
     mixture: Mixture<B>,
 }
 
+impl<B: Kernels> Block<B> {
+    /// `x`: `[rows, d_model]`, and so is the result; with what [`Mixture::forward`] tells.
+    fn forward(
+        &self,
+        x: Tensor<B, 2>,
+        heads: Heads,
+        router: &Router,
+        segments: &Segments,
+    ) -> (Tensor<B, 2>, Routed, Option<Tensor<B, 1>>) {
+        let seen = self.attention_norm.forward(x.clone());
+        let x = x + self.attention.forward(seen, heads, segments);
+        let seen = self.mixture_norm.forward(x.clone());
+        let (y, routed, loss) = self.mixture.forward(seen, router, segments);
+        (x + y, routed, loss)
+    }
+}
+
 /// A column for each class.
 #[derive(Module, Debug)]
 struct Head<B: Backend> {
@@ -200,11 +219,8 @@ impl<B: Kernels> Network<B> {
         let mut routed = Vec::with_capacity(self.blocks.len());
         let mut router_loss: Option<Tensor<B, 1>> = None;
         for block in &self.blocks {
-            let seen = block.attention_norm.forward(x.clone());
-            x = x + block.attention.forward(seen, self.form.heads, segments);
-            let seen = block.mixture_norm.forward(x.clone());
-            let (y, did, loss) = block.mixture.forward(seen, &router, segments);
-            x = x + y;
+            let (y, did, loss) = block.forward(x, self.form.heads, &router, segments);
+            x = y;
             routed.push(did);
             router_loss = match (router_loss, loss) {
                 (Some(sum), Some(loss)) => Some(sum + loss),
