@@ -36,6 +36,7 @@ mod error;
 mod inference;
 mod network;
 mod ops;
+mod precision;
 mod text;
 mod weights;
 mod wide;
@@ -52,6 +53,7 @@ pub use inference::{
 };
 pub use network::{Adapters, ExpertLoad, Network, Output, Routed, RouterTraining};
 pub use ops::{AdamW, Kernels, Learns};
+pub use precision::{E4M3, E5M2, Fp8Backend, Fp8Matrix, Tile, fp8_matmul, fp8_round};
 pub use text::{Features, Featurizer, Tokenizer};
 pub use weights::Weights;
 pub use wide::WideTable;

@@ -1,6 +1,8 @@
 //! The model by its public surface.
 mod adapters;
 mod formulas;
+mod fp8;
+mod precision;
 mod predict;
 mod routing;
 mod samples;
