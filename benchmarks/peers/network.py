@@ -181,5 +181,7 @@ class Network(nn.Module):
 def load(path, architecture, dispatch):
     """`architecture`: the fields of our `architecture.json`. Every name and shape must fit."""
     network = Network(architecture, dispatch)
-    network.load_state_dict(load_file(path))
+    weights = load_file(path)
+    # The wide path is a table beside the network; nothing here has n-grams.
+    network.load_state_dict({n: w for n, w in weights.items() if not n.startswith("wide.")})
     return network

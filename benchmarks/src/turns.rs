@@ -66,6 +66,7 @@ impl Peer {
     fn answer<T: DeserializeOwned>(&mut self, to: &str) -> anyhow::Result<T> {
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
+        anyhow::ensure!(!line.is_empty(), "{} ended; its errors are above", self.script);
         serde_json::from_str(&line).with_context(|| format!("{}, {to}: `{line}`", self.script))
     }
 }

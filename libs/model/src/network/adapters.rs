@@ -107,7 +107,8 @@ impl<B: Kernels> Lora<B> {
 
     /// What it adds to the product of `x` with its matrix. `x`: `[rows, inputs]`.
     pub(super) fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        x.matmul(self.into.val()).matmul(self.out.val()).mul_scalar(self.scale)
+        let narrow = B::project(x, self.into.val());
+        B::project(narrow, self.out.val()).mul_scalar(self.scale)
     }
 }
 

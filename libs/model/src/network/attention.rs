@@ -105,7 +105,7 @@ fn product<B: Kernels>(
     lora: &Option<Lora<B>>,
 ) -> Tensor<B, 2> {
     match lora {
-        None => x.matmul(matrix.val()),
-        Some(lora) => x.clone().matmul(matrix.val()) + lora.forward(x),
+        None => B::project(x, matrix.val()),
+        Some(lora) => B::project(x.clone(), matrix.val()) + lora.forward(x),
     }
 }

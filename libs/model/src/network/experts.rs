@@ -218,7 +218,7 @@ impl<B: Kernels> Mixture<B> {
         let [rows, _] = x.dims();
         let [experts, _, _] = self.gate.dims();
         let device = x.device();
-        let logits = x.clone().matmul(self.router.val());
+        let logits = B::project(x.clone(), self.router.val());
         let affinity = match rule.affinity {
             Affinity::Sigmoid => sigmoid(logits.clone()),
             Affinity::Softmax => softmax(logits.clone(), 1),

@@ -231,8 +231,8 @@ impl<B: Kernels> Network<B> {
         if self.form.task != Task::NextToken {
             x = pooling(segments, &x.device()).matmul(x);
         }
-        let mut logits =
-            x.matmul(self.head.weight.val()) + self.head.bias.val().reshape([1, self.classes()]);
+        let mut logits = B::project(x, self.head.weight.val())
+            + self.head.bias.val().reshape([1, self.classes()]);
         if let Some(wide) = &batch.wide {
             logits = logits + wide.clone();
         }

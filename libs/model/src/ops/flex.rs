@@ -88,6 +88,14 @@ fn projected<'a>(
 }
 
 impl Kernels for Flex {
+    fn project(x: Tensor<Self, 2>, matrix: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let dtype = x.dtype();
+        let [x, matrix] = [x, matrix].map(Plane::of);
+        let ([rows, inputs], [_, outputs]) = (x.shape().dims(), matrix.shape().dims());
+        let y = cpu::linear(x.values(), matrix.values(), inputs);
+        tensor(y, Shape::new([rows, outputs]), dtype)
+    }
+
     fn rms_norm(x: Tensor<Self, 2>, gain: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
         let dtype = x.dtype();
         let (x, gain) = (Plane::of(x), Plane::of(gain));
@@ -215,6 +223,13 @@ macro_rules! differentiable {
 fn like(values: Vec<f32>, of: &FlexTensor) -> Option<FlexTensor> {
     Some(primitive(values, of.shape(), of.dtype()))
 }
+
+differentiable!(Linear, 2, (FlexTensor, FlexTensor), |(x, matrix), dy, wanted| {
+    let (a, b) = (Plane::new(x.clone()), Plane::new(matrix.clone()));
+    let inputs = matrix.shape()[0];
+    let [dx, dmatrix] = cpu::linear_backward(a.values(), b.values(), inputs, dy.values(), wanted);
+    [dx.and_then(|dx| like(dx, &x)), dmatrix.and_then(|dmatrix| like(dmatrix, &matrix))]
+});
 
 #[derive(Debug, Clone)]
 struct NormState {
@@ -344,6 +359,20 @@ fn result<C: CheckpointStrategy, const D: usize>(
 }
 
 impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
+    fn project(x: Tensor<Self, 2>, matrix: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let ([rows, inputs], [_, outputs]) = (x.dims(), matrix.dims());
+        let (x, matrix) = (tracked(x), tracked(matrix));
+        let prepared = Linear.prepare::<C>([x.node, matrix.node]).compute_bound().stateful();
+        let (x, matrix) = (x.primitive, matrix.primitive);
+        let (a, b) = (Plane::new(x.clone()), Plane::new(matrix.clone()));
+        let y = cpu::linear(a.values(), b.values(), inputs);
+        let y = primitive(y, Shape::new([rows, outputs]), x.dtype());
+        result(match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish((x, matrix), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        })
+    }
+
     fn rms_norm(x: Tensor<Self, 2>, gain: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
         let (x, gain) = (tracked(x), tracked(gain));
         let prepared = RmsNorm.prepare::<C>([x.node, gain.node]).compute_bound().stateful();

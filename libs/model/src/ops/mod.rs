@@ -13,10 +13,9 @@ mod tests;
 
 #[cfg(feature = "cuda")]
 use burn::backend::{Autodiff, autodiff::checkpoint::strategy::CheckpointStrategy};
-use burn::tensor::{
-    Tensor,
-    backend::{AutodiffBackend, Backend},
-};
+use burn::tensor::{Tensor, backend::AutodiffBackend};
+
+use crate::Fp8Backend;
 
 pub(crate) use self::layout::{Dispatch, Heads, Segments};
 
@@ -24,7 +23,13 @@ pub(crate) use self::layout::{Dispatch, Heads, Segments};
 ///
 /// Rows are the tokens of all texts of a batch, one text behind the other, without padding
 /// ([`Segments`] says where each begins).
-pub trait Kernels: Backend {
+pub trait Kernels: Fp8Backend {
+    /// `x`: `[rows, inputs]`; `matrix`: `[inputs, outputs]`. Returns `[rows, outputs]`.
+    #[doc(hidden)]
+    fn project(x: Tensor<Self, 2>, matrix: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        x.matmul(matrix)
+    }
+
     /// `x / sqrt(mean(x^2) + epsilon) * gain`, each row by itself (Zhang and Sennrich 2019, arXiv
     /// 1910.07467).
     ///

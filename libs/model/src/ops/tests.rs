@@ -53,6 +53,21 @@ macro_rules! compare {
 }
 
 #[test]
+fn linear_is_as_composed() {
+    for (rows, inputs, outputs) in [(1, 1, 1), (5, 3, 4), (300, 70, 33)] {
+        let mut v = Values::new(8);
+        let (x, matrix) = (v.tensor([rows, inputs]), v.tensor([inputs, outputs]));
+        let cotangent = v.tensor([rows, outputs]);
+        compare!(
+            Train::project(x.clone(), matrix.clone()),
+            x.clone().matmul(matrix.clone()),
+            cotangent,
+            [x, matrix]
+        );
+    }
+}
+
+#[test]
 fn rms_norm_is_as_composed() {
     for (rows, width) in [(1, 1), (3, 7), (130, 48)] {
         let mut v = Values::new(1);

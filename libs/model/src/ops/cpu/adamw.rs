@@ -25,15 +25,18 @@ pub(in crate::ops) fn adamw(
         .zip(gradient.par_chunks(CHUNK))
         .zip(first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK)))
         .for_each(|((parameter, gradient), (first, second))| {
-            widest(|| {
-                let moments = first.iter_mut().zip(second.iter_mut());
-                for ((p, g), (m, v)) in parameter.iter_mut().zip(gradient).zip(moments) {
-                    let g = g * scale;
-                    *m = b1.mul_add(*m, (1.0 - b1) * g);
-                    *v = b2.mul_add(*v, (1.0 - b2) * g * g);
-                    let step = *m * c1 / ((*v * c2).sqrt() + epsilon);
-                    *p = keep * *p - rate * step;
-                }
-            });
+            widest(
+                #[inline(always)]
+                || {
+                    let moments = first.iter_mut().zip(second.iter_mut());
+                    for ((p, g), (m, v)) in parameter.iter_mut().zip(gradient).zip(moments) {
+                        let g = g * scale;
+                        *m = b1.mul_add(*m, (1.0 - b1) * g);
+                        *v = b2.mul_add(*v, (1.0 - b2) * g * g);
+                        let step = *m * c1 / ((*v * c2).sqrt() + epsilon);
+                        *p = keep * *p - rate * step;
+                    }
+                },
+            );
         });
 }

@@ -75,37 +75,44 @@ impl<'a> Plan<'a> {
         let (width, half) = (self.heads.width, self.heads.width / 2);
         let stride = x.len() / self.all_rows();
         let mut out = vec![0.0; rows.len() * width];
-        widest(|| {
-            for ((position, row), out) in rows.clone().enumerate().zip(out.chunks_exact_mut(width))
-            {
-                let (first, second) = x[row * stride + head * width..][..width].split_at(half);
-                let (out_first, out_second) = out.split_at_mut(half);
-                let cos = &self.angles.0[position * half..][..half];
-                let sin = &self.angles.1[position * half..][..half];
-                for at in 0..half {
-                    out_first[at] = scale * (first[at] * cos[at] - second[at] * sin[at]);
-                    out_second[at] = scale * (second[at] * cos[at] + first[at] * sin[at]);
+        widest(
+            #[inline(always)]
+            || {
+                for ((position, row), out) in
+                    rows.clone().enumerate().zip(out.chunks_exact_mut(width))
+                {
+                    let (first, second) = x[row * stride + head * width..][..width].split_at(half);
+                    let (out_first, out_second) = out.split_at_mut(half);
+                    let cos = &self.angles.0[position * half..][..half];
+                    let sin = &self.angles.1[position * half..][..half];
+                    for at in 0..half {
+                        out_first[at] = scale * (first[at] * cos[at] - second[at] * sin[at]);
+                        out_second[at] = scale * (second[at] * cos[at] + first[at] * sin[at]);
+                    }
                 }
-            }
-        });
+            },
+        );
         out
     }
 
     /// Turns gradients of one head back, in place.
     fn turn_back(&self, gradient: &mut [f32], scale: f32) {
         let (width, half) = (self.heads.width, self.heads.width / 2);
-        widest(|| {
-            for (position, row) in gradient.chunks_exact_mut(width).enumerate() {
-                let (first, second) = row.split_at_mut(half);
-                let cos = &self.angles.0[position * half..][..half];
-                let sin = &self.angles.1[position * half..][..half];
-                for at in 0..half {
-                    let (a, b) = (first[at], second[at]);
-                    first[at] = scale * (a * cos[at] + b * sin[at]);
-                    second[at] = scale * (b * cos[at] - a * sin[at]);
+        widest(
+            #[inline(always)]
+            || {
+                for (position, row) in gradient.chunks_exact_mut(width).enumerate() {
+                    let (first, second) = row.split_at_mut(half);
+                    let cos = &self.angles.0[position * half..][..half];
+                    let sin = &self.angles.1[position * half..][..half];
+                    for at in 0..half {
+                        let (a, b) = (first[at], second[at]);
+                        first[at] = scale * (a * cos[at] + b * sin[at]);
+                        second[at] = scale * (b * cos[at] - a * sin[at]);
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 
     fn all_rows(&self) -> usize {
@@ -195,17 +202,20 @@ impl<'a> Plan<'a> {
 
     /// Softmax of each row; `sums` receives the log of its sum.
     fn softmax(&self, scores: &mut [f32], seen: usize, position: usize, sums: &mut [f32]) {
-        widest(|| {
-            for ((at, row), sum) in (position..).zip(scores.chunks_exact_mut(seen)).zip(sums) {
-                let (row, hidden) = row.split_at_mut(self.seen(at, seen));
-                hidden.fill(0.0);
-                let highest = max(row);
-                let total = exp_all(row, highest);
-                let scale = total.recip();
-                row.iter_mut().for_each(|weight| *weight *= scale);
-                *sum = highest + total.ln();
-            }
-        });
+        widest(
+            #[inline(always)]
+            || {
+                for ((at, row), sum) in (position..).zip(scores.chunks_exact_mut(seen)).zip(sums) {
+                    let (row, hidden) = row.split_at_mut(self.seen(at, seen));
+                    hidden.fill(0.0);
+                    let highest = max(row);
+                    let total = exp_all(row, highest);
+                    let scale = total.recip();
+                    row.iter_mut().for_each(|weight| *weight *= scale);
+                    *sum = highest + total.ln();
+                }
+            },
+        );
     }
 
     /// Gradients of one text and key head: queries `[group, rows, width]`, keys and values
@@ -239,22 +249,26 @@ impl<'a> Plan<'a> {
                 let seen = self.scores(query, start, &keys, &mut weights);
                 let far = View::new(&values[..seen * width], seen, width);
                 product(&mut dscores, seen, false, View::new(dout, count, width), far.t());
-                widest(|| {
-                    let rows = weights.chunks_exact_mut(seen).zip(dscores.chunks_exact_mut(seen));
-                    let answers = out.chunks_exact(width).zip(dout.chunks_exact(width));
-                    for ((at, (row, drow)), (sum, (out, dout))) in
-                        (start..).zip(rows).zip(sums[start..].iter().zip(answers))
-                    {
-                        let edge = self.seen(at, seen);
-                        row[edge..].fill(0.0);
-                        drow[edge..].fill(0.0);
-                        exp_all(&mut row[..edge], *sum);
-                        let mean = dot(out, dout);
-                        for (d, weight) in drow[..edge].iter_mut().zip(&row[..edge]) {
-                            *d = weight * (*d - mean);
+                widest(
+                    #[inline(always)]
+                    || {
+                        let rows =
+                            weights.chunks_exact_mut(seen).zip(dscores.chunks_exact_mut(seen));
+                        let answers = out.chunks_exact(width).zip(dout.chunks_exact(width));
+                        for ((at, (row, drow)), (sum, (out, dout))) in
+                            (start..).zip(rows).zip(sums[start..].iter().zip(answers))
+                        {
+                            let edge = self.seen(at, seen);
+                            row[edge..].fill(0.0);
+                            drow[edge..].fill(0.0);
+                            exp_all(&mut row[..edge], *sum);
+                            let mean = dot(out, dout);
+                            for (d, weight) in drow[..edge].iter_mut().zip(&row[..edge]) {
+                                *d = weight * (*d - mean);
+                            }
                         }
-                    }
-                });
+                    },
+                );
                 let dscores = View::new(&dscores, count, seen);
                 let weights = View::new(&weights, count, seen);
                 product(dquery, width, false, dscores, View::new(&keys, seen, width));

@@ -16,17 +16,20 @@ pub(in crate::ops) fn cross_entropy(logits: &[f32], targets: &[u32]) -> (f32, Ve
         .par_chunks_mut(BLOCK * classes)
         .zip(targets.par_chunks(BLOCK))
         .map(|(rows, targets)| {
-            widest(|| {
-                let mut loss = 0.0;
-                for (row, target) in rows.chunks_exact_mut(classes).zip(targets) {
-                    let (highest, right) = (max(row), row[*target as usize]);
-                    let total = exp_all(row, highest);
-                    let scale = total.recip();
-                    row.iter_mut().for_each(|p| *p *= scale);
-                    loss += f64::from(highest + total.ln() - right);
-                }
-                loss
-            })
+            widest(
+                #[inline(always)]
+                || {
+                    let mut loss = 0.0;
+                    for (row, target) in rows.chunks_exact_mut(classes).zip(targets) {
+                        let (highest, right) = (max(row), row[*target as usize]);
+                        let total = exp_all(row, highest);
+                        let scale = total.recip();
+                        row.iter_mut().for_each(|p| *p *= scale);
+                        loss += f64::from(highest + total.ln() - right);
+                    }
+                    loss
+                },
+            )
         })
         .collect();
     let mean = losses.iter().sum::<f64>() / targets.len() as f64;
@@ -45,7 +48,10 @@ pub(in crate::ops) fn cross_entropy_backward(
         |(rows, targets)| {
             for (row, target) in rows.chunks_exact_mut(classes).zip(targets) {
                 row[*target as usize] -= 1.0;
-                widest(|| row.iter_mut().for_each(|p| *p *= scale));
+                widest(
+                    #[inline(always)]
+                    || row.iter_mut().for_each(|p| *p *= scale),
+                );
             }
         },
     );

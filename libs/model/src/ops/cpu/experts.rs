@@ -42,14 +42,17 @@ pub(in crate::ops) fn experts(sent: Sent<'_>) -> (Vec<f32>, Hidden) {
     }
     let mut y = vec![0.0; x.len()];
     y.par_chunks_mut(BLOCK * d).enumerate().for_each(|(block, y)| {
-        widest(|| {
-            for (row, y) in (block * BLOCK..).zip(y.chunks_exact_mut(d)) {
-                for &at in dispatch.of_row(row) {
-                    let at = at as usize;
-                    add_scaled(y, weight[at], &answers[at * d..(at + 1) * d]);
+        widest(
+            #[inline(always)]
+            || {
+                for (row, y) in (block * BLOCK..).zip(y.chunks_exact_mut(d)) {
+                    for &at in dispatch.of_row(row) {
+                        let at = at as usize;
+                        add_scaled(y, weight[at], &answers[at * d..(at + 1) * d]);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     (y, hidden)
 }
@@ -94,14 +97,17 @@ pub(in crate::ops) fn experts_backward(
     }
     let mut dx = vec![0.0; x.len()];
     dx.par_chunks_mut(BLOCK * d).enumerate().for_each(|(block, dx)| {
-        widest(|| {
-            for (row, dx) in (block * BLOCK..).zip(dx.chunks_exact_mut(d)) {
-                for &at in dispatch.of_row(row) {
-                    let at = at as usize;
-                    add_scaled(dx, 1.0, &dsent[at * d..(at + 1) * d]);
+        widest(
+            #[inline(always)]
+            || {
+                for (row, dx) in (block * BLOCK..).zip(dx.chunks_exact_mut(d)) {
+                    for &at in dispatch.of_row(row) {
+                        let at = at as usize;
+                        add_scaled(dx, 1.0, &dsent[at * d..(at + 1) * d]);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
     if !matrices_learn {
         return (dx, dweight, None);

@@ -2,19 +2,20 @@
 use rayon::prelude::*;
 
 use super::{
-    BLOCK,
+    block,
     swiglu::{Bank, Block, Hidden, Outer, outer_all},
 };
 
 /// `x`: `[rows, d_model]`; returns `[rows, d_model]`.
 pub(in crate::ops) fn feed_forward(x: &[f32], bank: Bank<'_>) -> (Vec<f32>, Hidden) {
     let (d, width) = (bank.d_model, bank.width);
+    let block = block(x.len() / d);
     let mut hidden = Hidden::new(x.len() / d * width);
     let mut y = vec![0.0; x.len()];
-    y.par_chunks_mut(BLOCK * d)
-        .zip(x.par_chunks(BLOCK * d))
-        .zip(hidden.gate.par_chunks_mut(BLOCK * width))
-        .zip(hidden.up.par_chunks_mut(BLOCK * width))
+    y.par_chunks_mut(block * d)
+        .zip(x.par_chunks(block * d))
+        .zip(hidden.gate.par_chunks_mut(block * width))
+        .zip(hidden.up.par_chunks_mut(block * width))
         .for_each(|(((y, x), g), u)| bank.forward(0, x, g, u, y));
     (y, hidden)
 }
@@ -29,12 +30,13 @@ pub(in crate::ops) fn feed_forward_backward(
 ) -> (Vec<f32>, Option<[Vec<f32>; 3]>) {
     let (d, width) = (bank.d_model, bank.width);
     let Hidden { gate: mut g, up: mut u } = hidden;
+    let block = block(x.len() / d);
     let mut h = vec![0.0; g.len()];
     let mut dx = vec![0.0; x.len()];
-    dx.par_chunks_mut(BLOCK * d)
-        .zip(dy.par_chunks(BLOCK * d))
-        .zip(h.par_chunks_mut(BLOCK * width))
-        .zip(g.par_chunks_mut(BLOCK * width).zip(u.par_chunks_mut(BLOCK * width)))
+    dx.par_chunks_mut(block * d)
+        .zip(dy.par_chunks(block * d))
+        .zip(h.par_chunks_mut(block * width))
+        .zip(g.par_chunks_mut(block * width).zip(u.par_chunks_mut(block * width)))
         .for_each(|(((dx, dy), h), (g, u))| {
             bank.backward(0, Block { dy, g, u, h, dx, weight: None });
         });

@@ -5,6 +5,7 @@ mod attention;
 mod cross_entropy;
 mod experts;
 mod feed_forward;
+mod linear;
 mod norm;
 mod product;
 mod simd;
@@ -16,13 +17,19 @@ pub(super) use self::{
     cross_entropy::{cross_entropy, cross_entropy_backward},
     experts::{Sent, experts, experts_backward},
     feed_forward::{feed_forward, feed_forward_backward},
+    linear::{linear, linear_backward},
     norm::{rms_norm, rms_norm_backward},
     swiglu::{Bank, Hidden},
 };
 
-/// Rows that a task works on at a time: enough to be worth a matrix product, few enough that there
-/// are tasks for every thread.
+/// Rows that a task works on at a time, where the work by row is little.
 const BLOCK: usize = 64;
+
+/// Rows of one task of `rows` that are multiplied: few enough that there are tasks for every thread,
+/// enough to be worth a matrix product.
+fn block(rows: usize) -> usize {
+    rows.div_ceil(rayon::current_num_threads()).next_multiple_of(16).clamp(16, 128)
+}
 
 /// Splits off the first `size` elements of what is left.
 fn take<'a, T>(rest: &mut &'a mut [T], size: usize) -> &'a mut [T] {

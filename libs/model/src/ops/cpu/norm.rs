@@ -15,15 +15,18 @@ pub(in crate::ops) fn rms_norm(x: &[f32], gain: &[f32], epsilon: f32) -> (Vec<f3
         .zip(scales.par_chunks_mut(BLOCK))
         .zip(x.par_chunks(BLOCK * width))
         .for_each(|((y, scales), x)| {
-            widest(|| {
-                let rows = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
-                for ((y, x), scale) in rows.zip(scales) {
-                    *scale = (dot(x, x) / width as f32 + epsilon).sqrt().recip();
-                    for ((y, x), gain) in y.iter_mut().zip(x).zip(gain) {
-                        *y = x * *scale * gain;
+            widest(
+                #[inline(always)]
+                || {
+                    let rows = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
+                    for ((y, x), scale) in rows.zip(scales) {
+                        *scale = (dot(x, x) / width as f32 + epsilon).sqrt().recip();
+                        for ((y, x), gain) in y.iter_mut().zip(x).zip(gain) {
+                            *y = x * *scale * gain;
+                        }
                     }
-                }
-            });
+                },
+            );
         });
     (y, scales)
 }
@@ -44,22 +47,25 @@ pub(in crate::ops) fn rms_norm_backward(
         .zip(x.par_chunks(BLOCK * width))
         .zip(dy.par_chunks(BLOCK * width).zip(scales.par_chunks(BLOCK)))
         .map(|((dx, x), (dy, scales))| {
-            widest(|| {
-                let mut dgain = vec![0.0; width];
-                let mut product = vec![0.0; width];
-                let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
-                for ((dx, x), (dy, scale)) in rows.zip(dy.chunks_exact(width).zip(scales)) {
-                    for ((product, x), dy) in product.iter_mut().zip(x).zip(dy) {
-                        *product = x * dy;
+            widest(
+                #[inline(always)]
+                || {
+                    let mut dgain = vec![0.0; width];
+                    let mut product = vec![0.0; width];
+                    let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
+                    for ((dx, x), (dy, scale)) in rows.zip(dy.chunks_exact(width).zip(scales)) {
+                        for ((product, x), dy) in product.iter_mut().zip(x).zip(dy) {
+                            *product = x * dy;
+                        }
+                        add_scaled(&mut dgain, *scale, &product);
+                        let mean = dot(&product, gain) * scale * scale / width as f32;
+                        for (((dx, x), dy), gain) in dx.iter_mut().zip(x).zip(dy).zip(gain) {
+                            *dx = scale * (dy * gain - x * mean);
+                        }
                     }
-                    add_scaled(&mut dgain, *scale, &product);
-                    let mean = dot(&product, gain) * scale * scale / width as f32;
-                    for (((dx, x), dy), gain) in dx.iter_mut().zip(x).zip(dy).zip(gain) {
-                        *dx = scale * (dy * gain - x * mean);
-                    }
-                }
-                dgain
-            })
+                    dgain
+                },
+            )
         })
         .collect();
     let mut dgain = vec![0.0; width];

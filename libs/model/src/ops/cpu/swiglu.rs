@@ -51,11 +51,14 @@ impl<'a> Bank<'a> {
         product(g, width, false, x, self.gate(expert));
         product(u, width, false, x, self.up(expert));
         let mut h = vec![0.0; g.len()];
-        widest(|| {
-            for ((h, g), u) in h.iter_mut().zip(&*g).zip(&*u) {
-                *h = g * sigmoid(*g) * u;
-            }
-        });
+        widest(
+            #[inline(always)]
+            || {
+                for ((h, g), u) in h.iter_mut().zip(&*g).zip(&*u) {
+                    *h = g * sigmoid(*g) * u;
+                }
+            },
+        );
         product(y, d, false, View::new(&h, rows, width), self.down(expert));
     }
 
@@ -67,31 +70,40 @@ impl<'a> Bank<'a> {
         let (rows, d, width) = (g.len() / self.width, self.d_model, self.width);
         let mut dh = vec![0.0; h.len()];
         product(&mut dh, width, false, View::new(dy, rows, d), self.down(expert).t());
-        widest(|| {
-            for (h, (g, u)) in h.iter_mut().zip(g.iter_mut().zip(u.iter_mut())) {
-                let s = sigmoid(*g);
-                let silu = *g * s;
-                *h = silu * *u;
-                *g = s * (1.0 + *g * (1.0 - s)) * *u;
-                *u = silu;
-            }
-        });
-        if let Some((weight, dweight)) = weight {
-            widest(|| {
-                let rows = dh.chunks_exact_mut(width).zip(h.chunks_exact_mut(width));
-                for ((dh, h), (weight, dweight)) in rows.zip(weight.iter().zip(dweight)) {
-                    *dweight = super::simd::dot(dh, h);
-                    dh.iter_mut().for_each(|dh| *dh *= weight);
-                    h.iter_mut().for_each(|h| *h *= weight);
+        widest(
+            #[inline(always)]
+            || {
+                for (h, (g, u)) in h.iter_mut().zip(g.iter_mut().zip(u.iter_mut())) {
+                    let s = sigmoid(*g);
+                    let silu = *g * s;
+                    *h = silu * *u;
+                    *g = s * (1.0 + *g * (1.0 - s)) * *u;
+                    *u = silu;
                 }
-            });
+            },
+        );
+        if let Some((weight, dweight)) = weight {
+            widest(
+                #[inline(always)]
+                || {
+                    let rows = dh.chunks_exact_mut(width).zip(h.chunks_exact_mut(width));
+                    for ((dh, h), (weight, dweight)) in rows.zip(weight.iter().zip(dweight)) {
+                        *dweight = super::simd::dot(dh, h);
+                        dh.iter_mut().for_each(|dh| *dh *= weight);
+                        h.iter_mut().for_each(|h| *h *= weight);
+                    }
+                },
+            );
         }
-        widest(|| {
-            for (dh, (g, u)) in dh.iter().zip(g.iter_mut().zip(u.iter_mut())) {
-                *g *= dh;
-                *u *= dh;
-            }
-        });
+        widest(
+            #[inline(always)]
+            || {
+                for (dh, (g, u)) in dh.iter().zip(g.iter_mut().zip(u.iter_mut())) {
+                    *g *= dh;
+                    *u *= dh;
+                }
+            },
+        );
         product(dx, d, false, View::new(g, rows, width), self.gate(expert).t());
         product(dx, d, true, View::new(u, rows, width), self.up(expert).t());
     }
