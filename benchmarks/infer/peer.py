@@ -17,6 +17,7 @@ and writes them to `folder/logits.WAY.bin` (f32, little-endian, `[sequence, voca
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
 
@@ -86,29 +87,31 @@ def latency(way, requests, count):
 
 def throughput(way, requests, clients, seconds, warm_up):
     """Requests that all clients together got answered, and how long they took."""
-    counts, start = [0] * clients, threading.Barrier(clients + 1)
+    start = threading.Barrier(clients)
 
     def client(number):
-        way.share(alone=True)
-        own = cycle(requests[number::clients])
-        latency(way, own, warm_up)
+        try:
+            way.share(alone=True)
+            own = cycle(requests[number::clients])
+            latency(way, own, warm_up)
+        except Exception:
+            start.abort()  # The others must not wait for it.
+            raise
         start.wait()
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
+        count, began = 0, time.perf_counter()
+        while time.perf_counter() < began + seconds:
             way.answer(next(own))
-            counts[number] += 1
+            count += 1
+        return count, began, time.perf_counter()
 
     way.share(alone=True)
     latency(way, cycle(requests), 1)  # `torch.compile` does it anew for the number of threads.
-    threads = [threading.Thread(target=client, args=[number]) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    start.wait()
-    began = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    took = time.perf_counter() - began
-    way.share(alone=False)
+    try:
+        with ThreadPoolExecutor(clients) as pool:
+            counts, begun, ended = zip(*pool.map(client, range(clients)))
+    finally:
+        way.share(alone=False)
+    took = max(ended) - min(begun)
     return {"requests": sum(counts), "seconds": took}
 
 
