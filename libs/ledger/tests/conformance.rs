@@ -61,7 +61,8 @@ impl Redis {
         let version = Command::new("redis-server").arg("--version").output().unwrap();
         // Past the test harness, which keeps what a passing test prints: the log names the version.
         let version = String::from_utf8_lossy(&version.stdout);
-        writeln!(std::io::stderr(), "real {}", version.trim()).unwrap();
+        let line = format!("real {}\n", version.trim());
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
         Self { server, port, folder }
     }
 }
