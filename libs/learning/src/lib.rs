@@ -15,25 +15,49 @@
 //! assert!(error.to_string().contains("`hot_update.batch`"));
 //! # Ok::<(), tidegate_learning::LearningError>(())
 //! ```
+mod anchor;
 mod checkpoint;
+mod clock;
+mod diagnosis;
 mod error;
 mod example;
+mod fisher;
 mod job;
 mod lesson;
 mod loss;
+mod named;
 mod optimizer;
 mod recipe;
 mod replay;
 mod sampler;
 mod session;
+mod teacher;
 mod writer;
 
 pub use checkpoint::CheckpointDir;
+pub use diagnosis::{Diagnosis, Experts, History, Layer};
 pub use error::LearningError;
 pub use example::Example;
-pub use job::{Job, NoObserver, Observer, Progress, StartingPoint, Trained, manifest, train};
-pub use recipe::{Balancing, Checkpoints, Course, Distillation, Recipe, Rehearsal};
+pub use job::{
+    ExpertsProgress, Job, LayerProgress, NoObserver, Observer, Progress, StartingPoint, Trained,
+    manifest, train,
+};
+pub use recipe::{
+    Alerts, BalanceBy, Balancing, Checkpoints, Compute, Course, Der, Distillation, Ewc, L2ToStart,
+    Method, Precision, Recipe, Rehearsal, Train, Watching,
+};
 pub use replay::{REPLAY, Replay};
 
 /// File of a generation: the state of the deep path's optimiser.
 pub const OPTIMIZER: &str = "optimizer.safetensors";
+
+/// File of a generation: how much each weight of the deep path mattered. Only with `ewc.weight`.
+pub const FISHER: &str = "fisher.safetensors";
+
+/// File of a generation: what its training showed of its inside; a [`Diagnosis`].
+pub const DIAGNOSIS: &str = "diagnosis.json";
+
+/// What training needs of a backend: named once, as it grows.
+pub(crate) trait Trains: burn::tensor::backend::AutodiffBackend {}
+
+impl<B: burn::tensor::backend::AutodiffBackend> Trains for B {}
