@@ -9,7 +9,7 @@ use tidegate_contracts::{
 };
 use tidegate_ledger::Verified;
 use tidegate_model::{CpuBackend, Device};
-use tidegate_telemetry::energy::EnergyMeter;
+use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -162,6 +162,9 @@ pub fn train(
     let meter = EnergyMeter::detect();
     let clock = Clock::start(&meter);
     job.recipe.validate()?;
+    if job.recipe.course(job.kind).max_joules > 0.0 && meter.method() == EnergyMethod::None {
+        tracing::warn!(job = %job.id, "max_joules bounds nothing: this machine has no energy meter");
+    }
     if job.kind != JobKind::ColdStart && matches!(job.start, StartingPoint::Scratch) {
         return Err(LearningError::NoChampion(job.kind.as_str()));
     }

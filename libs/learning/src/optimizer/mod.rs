@@ -140,3 +140,73 @@ impl<B: Trains> ModuleMapper<B> for Mover<'_, B> {
         Param::from_mapped_value(id, new, mapper)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::{
+        backend::{Autodiff, Flex},
+        tensor::{FloatDType, TensorData, activation::log_sigmoid},
+    };
+
+    use super::*;
+
+    type Tracked = Autodiff<Flex>;
+
+    const EXAMPLES: usize = 64;
+    const INPUTS: usize = 8;
+
+    /// Inputs `[EXAMPLES, INPUTS]`, and 1 or -1 for each by a plane through them.
+    fn plane() -> (Tensor<Tracked, 2>, Tensor<Tracked, 2>) {
+        let x: Vec<f32> = (0..EXAMPLES * INPUTS).map(|at| (at as f32 * 1.7).sin()).collect();
+        let side = |row: &[f32]| {
+            let sum: f32 = row.iter().enumerate().map(|(at, x)| x * (at as f32 - 3.5)).sum();
+            sum.signum()
+        };
+        let y: Vec<f32> = x.chunks_exact(INPUTS).map(side).collect();
+        let device = Default::default();
+        let tensor = |values, shape| Tensor::from_data(TensorData::new(values, shape), &device);
+        (tensor(x, [EXAMPLES, INPUTS]), tensor(y, [EXAMPLES, 1]))
+    }
+
+    /// Loss after 200 steps of f32 parameters whose product is computed in `dtype`, and how many
+    /// of the steps overflowed.
+    fn learnt_in(dtype: FloatDType, mut scaler: Option<LossScaler>) -> (f32, usize) {
+        let (x, y) = plane();
+        let mut weight = Tensor::<Flex, 1>::zeros([INPUTS], &Default::default());
+        let (mut moments, mut skipped, mut last) = (None, 0, f32::INFINITY);
+        for _ in 0..200 {
+            let master = Tensor::<Tracked, 1>::from_inner(weight.clone()).require_grad();
+            let copy = master.clone().reshape([INPUTS, 1]).cast(dtype);
+            let logits = x.clone().cast(dtype).matmul(copy).cast(FloatDType::F32);
+            let loss = log_sigmoid(logits * y.clone()).sum().neg();
+            last = values(loss.clone().inner())[0] / EXAMPLES as f32;
+            let scale = scaler.map_or(1.0, LossScaler::scale);
+            let gradients = loss.mul_scalar(scale).backward();
+            let gradient = master.grad(&gradients).unwrap().div_scalar(scale);
+            if let Some(scaler) = &mut scaler {
+                if values(gradient.clone()).iter().any(|value| !value.is_finite()) {
+                    assert!(scaler.overflowed());
+                    skipped += 1;
+                    continue;
+                }
+                scaler.succeeded();
+            }
+            let rates = Rates { rate: 0.1, weight_decay: 0.0, scale: 1.0 };
+            let (next, kept) = adamw::update(weight, gradient, moments, rates);
+            (weight, moments) = (next, Some(kept));
+        }
+        (last, skipped)
+    }
+
+    #[test]
+    fn training_in_half_precision_with_f32_parameters_converges() {
+        let (full, _) = learnt_in(FloatDType::F32, None);
+        let (bf16, _) = learnt_in(FloatDType::BF16, None);
+        let (f16, skipped) = learnt_in(FloatDType::F16, Some(LossScaler::default()));
+        assert!(full < 0.1, "{full}");
+        assert!((bf16 - full).abs() < 0.02, "{bf16} {full}");
+        assert!((f16 - full).abs() < 0.02, "{f16} {full}");
+        // A scale of 2^16 overflows the first gradients of this loss, a lower one does not.
+        assert!((1..12).contains(&skipped), "{skipped}");
+    }
+}
