@@ -2,9 +2,9 @@
 //!
 //! [`train`] is the whole crate. It promises that on the CPU the same [`Job`] and examples give the
 //! same bytes, also when it was cancelled or killed at any step and called again with the same
-//! [`CheckpointDir`]; that a window it cannot learn from is a clear error; and that classes never
-//! seen before are appended behind the champion's. It never reads a stream, never writes a ledger
-//! and never decides what to train: the trainer does.
+//! [`CheckpointDir`]; that a window it cannot learn from, and training that goes astray, is a clear
+//! error; and that classes never seen before are appended behind the champion's. It never reads a
+//! stream, never writes a ledger and never decides what to train: the trainer does.
 //!
 //! ```
 //! use tidegate_learning::Recipe;

@@ -125,3 +125,46 @@ impl<B: Trains> ModuleVisitor<B> for Reader<'_, B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::{Autodiff, Flex};
+    use tidegate_model::Architecture;
+
+    use super::*;
+
+    /// What every version so far has written: names, types and shapes of three tensors.
+    fn file(classes: usize, time: u64) -> Vec<u8> {
+        let moment: Vec<u8> = (0..classes).flat_map(|at| (at as f32 + 0.5).to_le_bytes()).collect();
+        let time = time.to_le_bytes();
+        let tensors = [
+            ("head.bias.m1", Dtype::F32, vec![classes], moment.as_slice()),
+            ("head.bias.m2", Dtype::F32, vec![classes], moment.as_slice()),
+            ("head.bias.time", Dtype::U64, vec![1], time.as_slice()),
+        ];
+        let views = tensors.map(|(name, dtype, shape, bytes)| {
+            (name, TensorView::new(dtype, shape, bytes).unwrap())
+        });
+        safetensors::serialize(views, None).unwrap()
+    }
+
+    #[test]
+    fn state_of_an_older_generation_is_taken_up_where_the_shape_is_the_same() {
+        let architecture = Architecture {
+            d_model: 8,
+            heads: 2,
+            kv_heads: 1,
+            vocab: 256,
+            expert_width: 8,
+            ..Architecture::default()
+        };
+        let network = Network::<Autodiff<Flex>>::init(&architecture, 3, 1, &Default::default());
+        let bytes = file(3, 41);
+        let moments = read(&network, &bytes).unwrap();
+        assert_eq!(moments["head.bias"].time, 41);
+        assert_eq!(values(moments["head.bias"].second.clone()), [0.5, 1.5, 2.5]);
+        assert_eq!(write(&network, &moments).unwrap(), bytes);
+        assert!(read(&network, &file(2, 41)).unwrap().is_empty(), "a class was appended");
+        assert!(read::<Autodiff<Flex>>(&network, &bytes[..40]).is_err());
+    }
+}
