@@ -60,7 +60,7 @@ fn update(champion: &Verified, change: impl Fn(&mut Recipe)) -> Job {
 
 /// Spam and ham with their labels exchanged.
 fn turned() -> Vec<Example> {
-    let label = |at: usize| if at % 2 == 0 { "ham" } else { "spam" };
+    let label = |at: usize| if at.is_multiple_of(2) { "ham" } else { "spam" };
     let turned = |at: usize| Example { label: label(at).into(), ..example(BOTH[at % 2], at) };
     (0..40).map(turned).collect()
 }
@@ -230,7 +230,7 @@ fn the_champion_can_be_asked_about_the_window_too() {
 fn a_buffer_balanced_by_domain_keeps_the_small_ones() {
     let mut window = examples(BOTH, 0, 60);
     for (at, example) in window.iter_mut().enumerate() {
-        example.domain = Domain::new(if at % 20 == 0 { "shop" } else { "mail" });
+        example.domain = Domain::new(if at.is_multiple_of(20) { "shop" } else { "mail" });
     }
     let size = |balance_by: Vec<BalanceBy>| {
         let mut job = cold_start("domains");

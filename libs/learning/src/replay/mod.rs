@@ -275,12 +275,11 @@ mod tests {
                 let item = item(at, class, domain, region);
                 replay.offer(item, &rehearsal(120, balance_by), &mut rng);
             }
-            let rare = (
+            (
                 count(&replay, |item| item.domain.as_str() == "shop"),
                 count(&replay, |item| item.groups["region"] == "us"),
                 count(&replay, |item| item.class.as_str() == "ham"),
-            );
-            rare
+            )
         };
         let (shop, us, ham) = fill(&[BalanceBy::Class]);
         assert!(shop < 10 && us < 15 && ham == 60, "{shop} {us} {ham}");
