@@ -10,11 +10,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::{ArtifactHash, JobId, JobKind, Window};
 
-use crate::{Example, Job, LearningError};
+use crate::{Example, Job, LearningError, optimizer::LossScaler};
 
 /// Behind the magic: BLAKE3 of all that follows, the head's size as u64, the head as JSON, the
 /// files one behind the other.
-const MAGIC: &[u8; 8] = b"TGCKPT01";
+const MAGIC: &[u8; 8] = b"TGCKPT02";
 const PREFIX: usize = 8 + 32 + 8;
 
 /// How many checkpoints of a job are kept: the newest, and one before in case it is damaged.
@@ -29,8 +29,27 @@ pub(crate) struct Stats {
     pub(crate) joules: f64,
     /// Exponentially averaged.
     pub(crate) loss: Option<f64>,
+    /// The same of what pulls the weights back, where anything does.
+    pub(crate) penalty: Option<f64>,
     /// Sum over steps of the fullest expert's share.
     pub(crate) load_max_sum: f64,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Steps done. With the seed it is the sampler's position: an epoch's order is a function of
+    /// seed and epoch.
+    pub(crate) step: u64,
+    pub(crate) stats: Stats,
+    /// Only where the loss is scaled.
+    pub(crate) scaler: Option<LossScaler>,
+}
+
+impl Position {
+    pub(crate) fn start(scaler: Option<LossScaler>) -> Self {
+        Self { scaler, ..Self::default() }
+    }
 }
 
 /// What a checkpoint is of.
@@ -43,15 +62,12 @@ pub(crate) struct Head {
     pub(crate) fingerprint: ArtifactHash,
     /// The offsets that the examples came from.
     pub(crate) window: Window,
-    /// Steps done. With the seed it is the sampler's position: an epoch's order is a function of
-    /// seed and epoch.
-    pub(crate) step: u64,
-    pub(crate) stats: Stats,
+    pub(crate) position: Position,
     files: Vec<(String, u64)>,
 }
 
 /// One moment of a job: head and files (weights with the wide path's accumulators, optimiser
-/// state, tokenizer, replay buffer).
+/// state, tokenizer, replay buffer, diagnosis).
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Checkpoint {
     pub(crate) head: Head,
@@ -62,14 +78,13 @@ impl Checkpoint {
     pub(crate) fn new(
         job: &Job,
         fingerprint: ArtifactHash,
-        step: u64,
-        stats: Stats,
+        position: Position,
         files: BTreeMap<String, Bytes>,
     ) -> Self {
         let sizes = files.iter().map(|(name, bytes)| (name.clone(), bytes.len() as u64)).collect();
         let (window, kind) = (job.window.clone(), job.kind);
         let job = job.id.clone();
-        Self { head: Head { job, kind, fingerprint, window, step, stats, files: sizes }, files }
+        Self { head: Head { job, kind, fingerprint, window, position, files: sizes }, files }
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -132,6 +147,8 @@ pub(crate) fn fingerprint(job: &Job, examples: &[Example]) -> ArtifactHash {
         field(example.label.as_str().as_bytes());
         field(&example.weight.to_le_bytes());
         field(example.input.text.as_bytes());
+        field(example.domain.as_str().as_bytes());
+        field(&serde_json::to_vec(&example.groups).expect("groups are text"));
     }
     ArtifactHash::from_bytes(*hasher.finalize().as_bytes())
 }
@@ -198,7 +215,7 @@ impl CheckpointDir {
     /// Writes under a name of its own, syncs, renames, and removes all but the newest.
     pub(crate) fn write(&self, checkpoint: &Checkpoint) -> Result<ArtifactHash, LearningError> {
         let bytes = checkpoint.to_bytes();
-        let (job, step) = (&checkpoint.head.job, checkpoint.head.step);
+        let (job, step) = (&checkpoint.head.job, checkpoint.head.position.step);
         let path = self.path.join(format!("{}-{step:012}.ckpt", prefix(job)));
         let own = format!("{}-{step:012}.{}.tmp", prefix(job), std::process::id());
         let temporary = self.path.join(own);

@@ -71,6 +71,65 @@ pub enum LearningError {
         /// Its loss.
         loss: f32,
     },
+    /// A gradient is NaN or infinite, and scaling the loss is not why.
+    #[error(
+        "training diverged: the gradient of step {step} is not finite, first in `{layer}`; lower \
+         the learning rates"
+    )]
+    Gradient {
+        /// The step.
+        step: u64,
+        /// The first layer with such a gradient; `wide` is the wide path.
+        layer: String,
+    },
+    /// Alert: the gradient explodes.
+    #[error(
+        "training explodes: up to step {step} the gradient's norm is {norm:.3e}, for {steps} steps \
+         far above its median of {median:.3e}; lower the learning rates, or raise \
+         `alerts.exploding`"
+    )]
+    Exploding {
+        /// The step.
+        step: u64,
+        /// Norm of its gradient.
+        norm: f64,
+        /// Running median of the norms before.
+        median: f64,
+        /// For how many steps in a row.
+        steps: u64,
+    },
+    /// Alert: the gradient vanishes.
+    #[error(
+        "training stands still: up to step {step} no layer's gradient norm is above {norm:.3e}, \
+         for {steps} steps; raise the learning rates or their balance, or lower \
+         `alerts.vanishing`"
+    )]
+    Vanishing {
+        /// The step.
+        step: u64,
+        /// The largest norm of its layers.
+        norm: f64,
+        /// For how many steps in a row.
+        steps: u64,
+    },
+    /// Alert: the router collapsed.
+    #[error(
+        "the router collapsed: up to step {step}, expert {expert} of layer {layer} gets {:.1} % of \
+         the tokens, for {steps} steps; raise `balancing.step`, or `alerts.collapsed`",
+        share * 100.0
+    )]
+    Collapsed {
+        /// The step.
+        step: u64,
+        /// Of the network, from 0.
+        layer: usize,
+        /// Of the layer, from 0.
+        expert: usize,
+        /// Of the tokens.
+        share: f64,
+        /// For how many steps in a row.
+        steps: u64,
+    },
     /// Asked to stop. The checkpoint was written; the same call goes on from here.
     #[error("cancelled after step {step}; the next call goes on from its checkpoint")]
     Cancelled {

@@ -9,13 +9,14 @@ use tidegate_contracts::{
 };
 use tidegate_ledger::Verified;
 use tidegate_model::{CpuBackend, Device};
-use tidegate_telemetry::energy::EnergyMeter;
+use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     CheckpointDir, Example, LearningError, Recipe,
+    clock::Clock,
     lesson::Lesson,
-    session::{Clock, Outcome, Session},
+    session::{Outcome, Session},
 };
 
 /// Where the weights come from.
@@ -68,7 +69,7 @@ pub struct Job {
 }
 
 /// How far a job is.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Progress {
     /// Steps done.
     pub step: u64,
@@ -80,6 +81,41 @@ pub struct Progress {
     pub examples_per_s: f64,
     /// Share of the tokens that the fullest expert of the last step got.
     pub expert_load_max_share: f64,
+    /// Since this attempt began.
+    pub tokens_per_s: f64,
+    /// Model FLOPs utilisation: work of the architecture's matrix products as a share of what the
+    /// device could do in this time.
+    pub mfu: f64,
+    /// Of all attempts.
+    pub joules_per_token: f64,
+    /// Nothing where the loss is not scaled.
+    pub loss_scale: Option<f64>,
+    /// By name.
+    pub layers: Vec<LayerProgress>,
+    /// Of each layer's mixture.
+    pub experts: Vec<ExpertsProgress>,
+}
+
+/// Parameters that belong together, as in [`crate::Layer`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LayerProgress {
+    /// The first components of their names, as `blocks.0.attention`.
+    pub name: String,
+    /// Norm of the newest gradient, before clipping.
+    pub gradient_norm: f64,
+    /// Norm of the weights at the last measurement.
+    pub weight_norm: f64,
+    /// Norm of a step as a share of it.
+    pub update_ratio: f64,
+}
+
+/// The experts of one layer, as in [`crate::Experts`].
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ExpertsProgress {
+    /// Experts that get next to nothing.
+    pub dead: usize,
+    /// Of their loads: 1 is even, 0 is one expert alone.
+    pub entropy: f64,
 }
 
 /// Is told what happens; called on the training thread, so it must be quick.
@@ -126,6 +162,9 @@ pub fn train(
     let meter = EnergyMeter::detect();
     let clock = Clock::start(&meter);
     job.recipe.validate()?;
+    if job.recipe.course(job.kind).max_joules > 0.0 && meter.method() == EnergyMethod::None {
+        tracing::warn!(job = %job.id, "max_joules bounds nothing: this machine has no energy meter");
+    }
     if job.kind != JobKind::ColdStart && matches!(job.start, StartingPoint::Scratch) {
         return Err(LearningError::NoChampion(job.kind.as_str()));
     }

@@ -24,6 +24,8 @@ pub(crate) struct Item {
     pub(crate) features: Features,
     pub(crate) class: usize,
     pub(crate) weight: f32,
+    /// Of the classes that there were when it was learnt first; empty when none were recorded.
+    pub(crate) logits: Vec<f32>,
 }
 
 /// A job's data.
@@ -42,6 +44,8 @@ pub(crate) struct Lesson {
     pub(crate) after: Replay,
     pub(crate) sampler: Sampler,
     pub(crate) steps: u64,
+    /// Whether `max_steps` is why they are not more.
+    pub(crate) cut: bool,
 }
 
 impl Lesson {
@@ -75,29 +79,35 @@ impl Lesson {
             None => remember(job, &before, newest),
         };
         let sampler = sampler(job, course, newest, &before);
-        let steps = sampler.steps() * course.epochs;
-        let steps = if course.max_steps == 0 { steps } else { steps.min(course.max_steps) };
+        let wanted = sampler.steps() * course.epochs;
+        let cut = course.max_steps > 0 && course.max_steps < wanted;
+        let steps = if cut { course.max_steps } else { wanted };
         let mut fresh = items(&featurizer, &labels, newest)?;
         balance(&mut fresh, labels.len(), course.balance);
-        Ok(Self { labels, known, featurizer, fresh, before, after, sampler, steps })
+        Ok(Self { labels, known, featurizer, fresh, before, after, sampler, steps, cut })
+    }
+
+    /// Features of what is replayed, by index.
+    pub(crate) fn recall(&self, chosen: &[usize]) -> Result<Vec<Item>, LearningError> {
+        self.items_of(chosen.iter().map(|&at| &self.before.items()[at]))
     }
 
     /// Features of remembered examples.
-    pub(crate) fn recall(&self, chosen: &[usize]) -> Result<Vec<Item>, LearningError> {
-        let items: Vec<&Remembered> = chosen.iter().map(|&at| &self.before.items()[at]).collect();
+    pub(crate) fn items_of<'a>(
+        &self,
+        remembered: impl Iterator<Item = &'a Remembered> + Clone,
+    ) -> Result<Vec<Item>, LearningError> {
         let inputs: Vec<Input> =
-            items.iter().map(|item| Input { text: item.text.clone() }).collect();
+            remembered.clone().map(|item| Input { text: item.text.clone() }).collect();
         let features = self.featurizer.features_all(&inputs)?;
-        Ok(features
-            .into_iter()
-            .zip(items)
-            .map(|(features, item)| {
-                let class = self.labels.iter().position(|label| *label == item.class);
-                // A buffer travels with the labels it was filled by.
-                let class = class.expect("a remembered class is one of the champion's");
-                Item { features, class, weight: item.weight }
-            })
-            .collect())
+        let item = |(features, item): (Features, &Remembered)| {
+            let class = self.labels.iter().position(|label| *label == item.class);
+            // A buffer travels with the labels it was filled by.
+            let class = class.expect("a remembered class is one of the champion's");
+            let logits = item.logits.iter().map(|logit| logit.to_f32()).collect();
+            Item { features, class, weight: item.weight, logits }
+        };
+        Ok(features.into_iter().zip(remembered).map(item).collect())
     }
 }
 
@@ -177,6 +187,7 @@ fn items(
             features,
             class: index[&example.label],
             weight: example.weight,
+            logits: Vec::new(),
         }));
     }
     Ok(items)
@@ -201,15 +212,9 @@ fn remember(job: &Job, before: &Replay, examples: &[Example]) -> Replay {
     let rehearsal = &job.recipe.rehearsal;
     let mut rng = sampler::rng(job.seed, REPLAY_STREAM);
     let mut replay = before.clone();
+    replay.balance_by(&rehearsal.balance_by);
     for example in examples {
-        let text = &example.input.text;
-        let item = Remembered {
-            id: example.id.clone(),
-            class: example.label.clone(),
-            weight: example.weight,
-            text: text[..text.floor_char_boundary(rehearsal.text_bytes)].to_owned(),
-        };
-        replay.offer(item, rehearsal.capacity, &mut rng);
+        replay.offer(Remembered::new(example, rehearsal.text_bytes), rehearsal, &mut rng);
     }
     replay
 }

@@ -2,9 +2,9 @@
 //!
 //! [`train`] is the whole crate. It promises that on the CPU the same [`Job`] and examples give the
 //! same bytes, also when it was cancelled or killed at any step and called again with the same
-//! [`CheckpointDir`]; that a window it cannot learn from is a clear error; and that classes never
-//! seen before are appended behind the champion's. It never reads a stream, never writes a ledger
-//! and never decides what to train: the trainer does.
+//! [`CheckpointDir`]; that a window it cannot learn from, and training that goes astray, is a clear
+//! error; and that classes never seen before are appended behind the champion's. It never reads a
+//! stream, never writes a ledger and never decides what to train: the trainer does.
 //!
 //! ```
 //! use tidegate_learning::Recipe;
@@ -15,25 +15,46 @@
 //! assert!(error.to_string().contains("`hot_update.batch`"));
 //! # Ok::<(), tidegate_learning::LearningError>(())
 //! ```
+mod anchor;
 mod checkpoint;
+mod clock;
+mod diagnosis;
 mod error;
 mod example;
+mod fisher;
 mod job;
 mod lesson;
 mod loss;
+mod named;
 mod optimizer;
 mod recipe;
 mod replay;
 mod sampler;
 mod session;
+mod teacher;
 mod writer;
 
 pub use checkpoint::CheckpointDir;
+pub use diagnosis::{Diagnosis, Experts, History, Layer};
 pub use error::LearningError;
 pub use example::Example;
-pub use job::{Job, NoObserver, Observer, Progress, StartingPoint, Trained, manifest, train};
-pub use recipe::{Balancing, Checkpoints, Course, Distillation, Recipe, Rehearsal};
+pub use job::{
+    ExpertsProgress, Job, LayerProgress, NoObserver, Observer, Progress, StartingPoint, Trained,
+    manifest, train,
+};
+pub use recipe::{
+    Alerts, BalanceBy, Balancing, Checkpoints, Compute, Course, Der, Distillation, Ewc, L2ToStart,
+    Method, Precision, Recipe, Rehearsal, Train, Watching,
+};
 pub use replay::{REPLAY, Replay};
 
 /// File of a generation: the state of the deep path's optimiser.
 pub const OPTIMIZER: &str = "optimizer.safetensors";
+
+/// File of a generation: how much each weight of the deep path mattered. Only with `ewc.weight`.
+pub const FISHER: &str = "fisher.safetensors";
+
+/// File of a generation: what its training showed of its inside; a [`Diagnosis`].
+pub const DIAGNOSIS: &str = "diagnosis.json";
+
+pub(crate) use tidegate_model::Learns as Trains;

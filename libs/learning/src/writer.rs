@@ -23,7 +23,7 @@ impl Writer {
         let (report, written) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             for checkpoint in checkpoints {
-                let step = checkpoint.head.step;
+                let step = checkpoint.head.position.step;
                 let digest = dir.write(&checkpoint);
                 if report.send(digest.map(|digest| (step, digest))).is_err() {
                     return;
@@ -37,7 +37,7 @@ impl Writer {
     pub(crate) fn offer(&self, checkpoint: Checkpoint) {
         let feed = self.feed.as_ref().expect("the feed is there until the end");
         if let Err(TrySendError::Full(checkpoint)) = feed.try_send(checkpoint) {
-            let step = checkpoint.head.step;
+            let step = checkpoint.head.position.step;
             tracing::debug!(step, "checkpoint left out: the one before is still being written");
         }
     }

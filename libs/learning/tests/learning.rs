@@ -178,3 +178,15 @@ fn a_recipe_with_an_unknown_field_is_refused() {
     let error = Recipe::from_toml("[hot_update]\nlearning_rate = 1.0").unwrap_err();
     assert!(error.to_string().contains("learning_rate"), "{error}");
 }
+
+#[test]
+fn a_batch_of_one_class_and_a_window_of_one_example_are_learnt_from() {
+    let job = cold_start("cold");
+    let first = trained(&job, &examples(BOTH, 0, 60)).unwrap();
+    let mut update = hot_update("hot", published(&job, &first));
+    update.recipe.rehearsal.share = 0.0;
+    let one = trained(&update, &examples(&["ham"], 60, 1)).unwrap();
+    assert!((one.metrics["window_examples"] - 1.0).abs() < f64::EPSILON);
+    let same = trained(&update, &examples(&["ham"], 60, 8)).unwrap();
+    assert!(accuracy(&same.files, &examples(&["ham"], 1_000, 30)) > 0.9);
+}

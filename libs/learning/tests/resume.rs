@@ -9,7 +9,9 @@ use std::{
 };
 
 use common::{Log, cold_start, examples, hot_update, published, trained};
-use tidegate_learning::{CheckpointDir, Example, Job, LearningError, Trained, train};
+use tidegate_learning::{
+    BalanceBy, CheckpointDir, Example, Job, LearningError, Train, Trained, train,
+};
 use tokio_util::sync::CancellationToken;
 
 const BOTH: &[&str] = &["spam", "ham"];
@@ -66,6 +68,44 @@ fn a_hot_update_cancelled_again_and_again_ends_with_the_same_bytes() {
         cancelled(&job, &window, folder.path(), step);
     }
     assert_eq!(run(&job, &window, folder.path()).0.unwrap().files, whole.files);
+}
+
+/// Every term that this version has.
+fn everything(job: &mut Job) {
+    let recipe = &mut job.recipe;
+    recipe.precision.loss_scaling = true;
+    recipe.hot_update.micro_batch = 3;
+    recipe.rehearsal.capacity = 30;
+    recipe.rehearsal.share = 0.5;
+    recipe.rehearsal.balance_by = vec![BalanceBy::Class, BalanceBy::Group, BalanceBy::Domain];
+    recipe.distillation.fresh_weight = 0.2;
+    (recipe.der.alpha, recipe.der.beta) = (0.5, 0.7);
+    (recipe.ewc.weight, recipe.ewc.samples) = (10.0, 12);
+    recipe.l2_to_start.weight = 0.1;
+    recipe.diagnosis.every = 2;
+}
+
+#[test]
+fn with_every_term_switched_on_a_cancelled_job_ends_with_the_same_bytes() {
+    let mut first = cold_start("first");
+    everything(&mut first);
+    let champion = published(&first, &trained(&first, &examples(BOTH, 0, 40)).unwrap());
+    for train in [Train::Full, Train::FrozenRouter, Train::HeadOnly] {
+        let mut job = hot_update("job", champion.clone());
+        everything(&mut job);
+        job.recipe.method.train = train;
+        let window = examples(&["spam", "ham", "news"], 40, 20);
+        let whole = trained(&job, &window).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for step in 1..whole.metrics["steps"] as u64 {
+            cancelled(&job, &window, folder.path(), step);
+        }
+        let resumed = run(&job, &window, folder.path()).0.unwrap();
+        for (name, bytes) in &whole.files {
+            assert!(resumed.files[name] == bytes, "{train:?}: {name} is not the same");
+        }
+        assert_eq!(resumed.files.len(), whole.files.len());
+    }
 }
 
 #[test]

@@ -47,6 +47,81 @@ impl Reporter {
     }
 }
 
+impl Reporter {
+    /// Of the job as a whole.
+    fn show_job(&self, now: &Progress) {
+        for (name, help, value) in [
+            ("tidegate_trainer_loss", "Averaged loss of the job that trains.", now.loss),
+            ("tidegate_trainer_step", "Step of the job that trains.", now.step as f64),
+            ("tidegate_trainer_steps", "Steps of the job that trains.", now.steps as f64),
+            (
+                "tidegate_trainer_examples_per_second",
+                "Examples a second of the job that trains.",
+                now.examples_per_s,
+            ),
+            (
+                "tidegate_trainer_tokens_per_second",
+                "Tokens a second of the job that trains.",
+                now.tokens_per_s,
+            ),
+            (
+                "tidegate_trainer_mfu",
+                "Model FLOPs utilisation: work of the network as a share of what the device can do.",
+                now.mfu,
+            ),
+            (
+                "tidegate_trainer_joules_per_token",
+                "Energy for each token of the job that trains.",
+                now.joules_per_token,
+            ),
+            (
+                "tidegate_trainer_expert_load_max_share",
+                "Share of the tokens that the fullest expert gets.",
+                now.expert_load_max_share,
+            ),
+        ] {
+            metrics::gauge(name, help, &["kind"]).with_label_values(&[self.kind]).set(value);
+        }
+        if let Some(scale) = now.loss_scale {
+            let help = "What the loss is multiplied by before the backward pass.";
+            let gauge = metrics::gauge("tidegate_trainer_loss_scale", help, &["kind"]);
+            gauge.with_label_values(&[self.kind]).set(scale);
+        }
+    }
+
+    /// Layer by layer.
+    fn show_layers(&self, now: &Progress) {
+        let show = |name: &str, help: &str, layer: &str, value: f64| {
+            let gauge = metrics::gauge(name, help, &["kind", "layer"]);
+            gauge.with_label_values(&[self.kind, layer]).set(value);
+        };
+        for layer in &now.layers {
+            for (name, help, value) in [
+                (
+                    "tidegate_trainer_gradient_norm",
+                    "Norm of the newest gradient, before clipping.",
+                    layer.gradient_norm,
+                ),
+                ("tidegate_trainer_weight_norm", "Norm of the weights.", layer.weight_norm),
+                (
+                    "tidegate_trainer_update_ratio",
+                    "Norm of a step as a share of the weights' norm; about 1e-3 is healthy.",
+                    layer.update_ratio,
+                ),
+            ] {
+                show(name, help, &layer.name, value);
+            }
+        }
+        for (layer, experts) in now.experts.iter().enumerate() {
+            let layer = layer.to_string();
+            let help = "Experts that get less than 1 % of the even share of the tokens.";
+            show("tidegate_trainer_dead_experts", help, &layer, experts.dead as f64);
+            let help = "Entropy of the experts' loads: 1 is even, 0 is one expert alone.";
+            show("tidegate_trainer_router_entropy", help, &layer, experts.entropy);
+        }
+    }
+}
+
 impl Observer for Reporter {
     fn progress(&mut self, now: &Progress) {
         let every = &mut self.every;
@@ -64,23 +139,8 @@ impl Observer for Reporter {
                 report.history.retain(|(step, _)| step.is_multiple_of(*every));
             }
         });
-        for (name, help, value) in [
-            ("tidegate_trainer_loss", "Averaged loss of the job that trains.", now.loss),
-            ("tidegate_trainer_step", "Step of the job that trains.", now.step as f64),
-            ("tidegate_trainer_steps", "Steps of the job that trains.", now.steps as f64),
-            (
-                "tidegate_trainer_examples_per_second",
-                "Examples a second of the job that trains.",
-                now.examples_per_s,
-            ),
-            (
-                "tidegate_trainer_expert_load_max_share",
-                "Share of the tokens that the fullest expert gets.",
-                now.expert_load_max_share,
-            ),
-        ] {
-            metrics::gauge(name, help, &["kind"]).with_label_values(&[self.kind]).set(value);
-        }
+        self.show_job(now);
+        self.show_layers(now);
     }
 
     fn checkpoint(&mut self, step: u64, digest: ArtifactHash) {
@@ -102,6 +162,7 @@ mod tests {
                 loss: 1.0 / step as f64,
                 examples_per_s: 1.0,
                 expert_load_max_share: 0.2,
+                ..Progress::default()
             });
         }
         let report = reports.borrow();

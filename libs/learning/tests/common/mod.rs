@@ -109,6 +109,7 @@ pub(crate) fn accuracy(files: &BTreeMap<String, Bytes>, examples: &[Example]) ->
 pub(crate) struct Log {
     pub(crate) steps: Vec<u64>,
     pub(crate) checkpoints: Vec<(u64, ArtifactHash)>,
+    pub(crate) last: Option<Progress>,
     pub(crate) cancel_after: Option<(u64, CancellationToken)>,
 }
 
@@ -116,6 +117,7 @@ impl Observer for Log {
     fn progress(&mut self, progress: &Progress) {
         assert!(progress.loss.is_finite() && progress.step <= progress.steps);
         self.steps.push(progress.step);
+        self.last = Some(progress.clone());
         if let Some((step, cancel)) = &self.cancel_after
             && progress.step == *step
         {

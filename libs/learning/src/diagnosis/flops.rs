@@ -1,0 +1,73 @@
+//! Work of the architecture, and what the device can do.
+use std::{sync::OnceLock, time::Instant};
+
+use burn::tensor::{Tensor, backend::Backend};
+use tidegate_model::Architecture;
+
+use crate::optimizer::values;
+
+/// Passes of the measurement; the best counts.
+const TRIES: usize = 3;
+const SIDE: usize = 1_024;
+
+/// FLOPs of forward and backward over one text of `tokens` tokens.
+///
+/// Those of the matrix products alone, and the backward pass at twice the forward's (Chowdhery et
+/// al. 2022, arXiv 2204.02311, appendix B). A token of a layer: `4 d^2` for query and output, `4 d
+/// kv` for key and value with `kv = d kv_heads / heads`, `4 n d` for scores and their sum over n
+/// tokens, `2 d experts` for the router, `6 d width` for each of the `top_k` and shared experts. A
+/// text: `2 d classes` for the head. Padding is not counted: it is no work that anybody wants.
+pub(crate) fn training(a: &Architecture, classes: usize, tokens: usize) -> f64 {
+    let (n, d) = (tokens as f64, a.d_model as f64);
+    let kv = d * a.kv_heads as f64 / a.heads as f64;
+    let attention = 4.0 * d * d + 4.0 * d * kv + 4.0 * n * d;
+    let active = (a.top_k + a.shared_experts) as f64;
+    let mixture = 2.0 * d * a.experts as f64 + 6.0 * d * a.expert_width as f64 * active;
+    let forward = n * a.layers as f64 * (attention + mixture) + 2.0 * d * classes as f64;
+    3.0 * forward
+}
+
+/// FLOP/s of an f32 matrix product on this device: what the recipe says, or measured once in a
+/// process.
+pub(crate) fn peak<I: Backend>(recipe: f64, device: &I::Device) -> f64 {
+    static MEASURED: OnceLock<f64> = OnceLock::new();
+    if recipe > 0.0 {
+        return recipe;
+    }
+    *MEASURED.get_or_init(|| {
+        let square = Tensor::<I, 2>::ones([SIDE, SIDE], device);
+        let seconds = (0..TRIES).map(|_| {
+            let began = Instant::now();
+            let product = square.clone().matmul(square.clone());
+            // Reading a number waits for the device.
+            values(product.slice([0..1, 0..1]));
+            began.elapsed().as_secs_f64()
+        });
+        2.0 * (SIDE as f64).powi(3) / seconds.fold(f64::INFINITY, f64::min).max(1e-9)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_formula_gives_the_reference_network_its_known_work() {
+        // facts.md: 8.43 M parameters, about 23 MFLOP a training step and token.
+        let reference = Architecture {
+            d_model: 256,
+            layers: 4,
+            heads: 8,
+            kv_heads: 8,
+            context: 128,
+            vocab: 512,
+            experts: 8,
+            top_k: 2,
+            shared_experts: 1,
+            expert_width: 256,
+            ..Architecture::default()
+        };
+        let a_token = training(&reference, 512, 128) / 128.0 / 1e6;
+        assert!((18.0..25.0).contains(&a_token), "{a_token}");
+    }
+}

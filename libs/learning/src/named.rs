@@ -1,0 +1,131 @@
+//! Parameters and numbers beside them, flat and under the parameters' names.
+use std::collections::BTreeMap;
+
+use burn::{
+    module::{Module as _, ModuleVisitor, Param},
+    tensor::{Tensor, TensorData, backend::Backend},
+};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use tidegate_model::Network;
+
+use crate::{LearningError, optimizer::values};
+
+/// A tensor of each parameter, `[parameters]`.
+pub(crate) type Named<I> = BTreeMap<String, Tensor<I, 1>>;
+
+/// The parameters of `network`.
+pub(crate) fn parameters<I: Backend>(network: &Network<I>) -> Named<I> {
+    let mut found = Found { path: Vec::new(), tensors: BTreeMap::new() };
+    network.visit(&mut found);
+    found.tensors.into_iter().map(|(name, (_, tensor))| (name, tensor)).collect()
+}
+
+/// `tensors` as safetensors, each in the shape of its parameter; equal ones give equal bytes.
+pub(crate) fn to_bytes<I: Backend>(
+    file: &'static str,
+    network: &Network<I>,
+    tensors: &Named<I>,
+) -> Result<Vec<u8>, LearningError> {
+    let mut found = Found { path: Vec::new(), tensors: BTreeMap::new() };
+    network.visit(&mut found);
+    let mut kept = Vec::new();
+    for (name, tensor) in tensors {
+        let (shape, _) = &found.tensors[name];
+        let bytes: Vec<u8> =
+            values(tensor.clone()).iter().flat_map(|value| value.to_le_bytes()).collect();
+        kept.push((name.clone(), shape.clone(), bytes));
+    }
+    let views = kept
+        .iter()
+        .map(|(name, shape, bytes)| {
+            let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
+            Ok((name.as_str(), view.map_err(|e| bad(file, e))?))
+        })
+        .collect::<Result<Vec<_>, LearningError>>()?;
+    safetensors::serialize(views, None).map_err(|e| bad(file, e))
+}
+
+/// Reads what [`to_bytes`] wrote, for the parameters of `network`. Where one has more columns than
+/// then (classes were appended), the new ones are 0; one of another shape is left out.
+pub(crate) fn from_bytes<I: Backend>(
+    file: &'static str,
+    network: &Network<I>,
+    bytes: &[u8],
+) -> Result<Named<I>, LearningError> {
+    let tensors = SafeTensors::deserialize(bytes).map_err(|e| bad(file, e))?;
+    let mut found = Found { path: Vec::new(), tensors: BTreeMap::new() };
+    network.visit(&mut found);
+    let mut named = BTreeMap::new();
+    for (name, (shape, parameter)) in found.tensors {
+        let Ok(view) = tensors.tensor(&name) else { continue };
+        if view.dtype() != Dtype::F32 {
+            return Err(bad(file, format!("`{name}` is not F32")));
+        }
+        let word = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("chunks of 4"));
+        let old: Vec<f32> = view.data().chunks_exact(4).map(word).collect();
+        if !old.iter().all(|value| value.is_finite()) {
+            return Err(bad(file, format!("`{name}` has a value that is not finite")));
+        }
+        if let Some(values) = widened(&old, view.shape(), &shape) {
+            let data = TensorData::new(values, parameter.dims());
+            named.insert(name, Tensor::from_data(data, &parameter.device()));
+        }
+    }
+    Ok(named)
+}
+
+/// Appends columns of 0 to the last dimension.
+fn widened(values: &[f32], from: &[usize], to: &[usize]) -> Option<Vec<f32>> {
+    let ((columns, rows), (more, same)) = (from.split_last()?, to.split_last()?);
+    if rows != same || columns > more || *columns == 0 {
+        return None;
+    }
+    let mut wide = vec![0.0; values.len() / columns * more];
+    for (wide, row) in wide.chunks_exact_mut(*more).zip(values.chunks_exact(*columns)) {
+        wide[..*columns].copy_from_slice(row);
+    }
+    Some(wide)
+}
+
+fn bad(file: &str, error: impl ToString) -> LearningError {
+    LearningError::BadFile { file: file.to_owned(), reason: error.to_string() }
+}
+
+/// Shape and values of each parameter.
+struct Found<I: Backend> {
+    path: Vec<String>,
+    tensors: BTreeMap<String, (Vec<usize>, Tensor<I, 1>)>,
+}
+
+impl<I: Backend> ModuleVisitor<I> for Found<I> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<I, D>>) {
+        let shape = param.dims().to_vec();
+        let size = shape.iter().product::<usize>();
+        self.tensors.insert(self.path.join("."), (shape, param.val().reshape([size])));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_columns_are_zero_and_other_shapes_are_left_out() {
+        let values = [1.0, 2.0, 3.0, 4.0];
+        let wide = widened(&values, &[2, 2], &[2, 3]).unwrap();
+        assert_eq!(wide, [1.0, 2.0, 0.0, 3.0, 4.0, 0.0]);
+        assert_eq!(widened(&values, &[4], &[5]).unwrap(), [1.0, 2.0, 3.0, 4.0, 0.0]);
+        assert_eq!(widened(&values, &[2, 2], &[2, 2]).unwrap(), values);
+        assert_eq!(widened(&values, &[2, 2], &[2, 1]), None);
+        assert_eq!(widened(&values, &[2, 2], &[3, 2]), None);
+        assert_eq!(widened(&values, &[4], &[]), None);
+    }
+}

@@ -1,0 +1,101 @@
+//! Which parameters learn, and how many they are.
+use burn::{
+    module::{Module as _, ModuleMapper, ModuleVisitor, Param},
+    tensor::{Tensor, backend::Backend},
+};
+use tidegate_model::{Network, Weights};
+
+use crate::{Train, Trains};
+
+/// Takes what is not in `train` out of the gradient graph, so that no time is spent on it.
+pub(crate) fn freeze<B: Trains>(network: Network<B>, train: Train) -> Network<B> {
+    if train == Train::Full {
+        return network;
+    }
+    network.map(&mut Freeze { path: Vec::new(), train })
+}
+
+/// Parameters that learn, as a share of all. The wide path's are those of its table; its
+/// accumulators and the routing biases' steps are no parameters of the gradient.
+pub(crate) fn share<B: Trains>(weights: &Weights<B>, train: Train) -> f64 {
+    let mut count = Count { path: Vec::new(), train, trained: 0, all: 0 };
+    weights.network.visit(&mut count);
+    count.add("wide.rows", weights.wide.buckets() * weights.wide.classes());
+    count.trained as f64 / count.all as f64
+}
+
+struct Freeze {
+    path: Vec<String>,
+    train: Train,
+}
+
+impl<B: Trains> ModuleMapper<B> for Freeze {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        if self.train.includes(&self.path.join(".")) {
+            return param;
+        }
+        param.set_require_grad(false)
+    }
+}
+
+struct Count {
+    path: Vec<String>,
+    train: Train,
+    trained: usize,
+    all: usize,
+}
+
+impl Count {
+    fn add(&mut self, name: &str, size: usize) {
+        self.all += size;
+        self.trained += if self.train.includes(name) { size } else { 0 };
+    }
+}
+
+impl<B: Backend> ModuleVisitor<B> for Count {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        let size = param.shape().num_elements();
+        let name = self.path.join(".");
+        self.add(&name, size);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_is_in_a_set_by_its_name() {
+        let names = [
+            "embedding",
+            "blocks.0.mixture.router",
+            "blocks.0.mixture.bias",
+            "head.bias",
+            "wide.rows",
+        ];
+        for (train, expected) in [
+            (Train::Full, [true, true, true, true, true]),
+            (Train::RouterOnly, [false, true, true, false, false]),
+            (Train::FrozenRouter, [true, false, false, true, true]),
+            (Train::HeadOnly, [false, false, false, true, false]),
+        ] {
+            assert_eq!(names.map(|name| train.includes(name)), expected, "{train:?}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! How to train; part of a generation's lineage.
+mod bounds;
+mod course;
+mod method;
+mod terms;
+
+use serde::{Deserialize, Serialize};
+use tidegate_contracts::JobKind;
+use tidegate_model::Architecture;
+
+use self::bounds::within;
+pub use self::{
+    course::Course,
+    method::{Alerts, Compute, Method, Precision, Train, Watching},
+    terms::{BalanceBy, Der, Distillation, Ewc, L2ToStart, Rehearsal},
+};
+use crate::LearningError;
+
+/// How to train: TOML, every field with a default, unknown fields refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Of every random choice, together with the job's id.
+    pub seed: u64,
+    /// The network of a cold start. A hot update keeps its champion's.
+    pub architecture: Architecture,
+    /// From nothing, over a long window. Also of a transfer.
+    pub cold_start: Course,
+    /// From the champion, over what is new.
+    pub hot_update: Course,
+    /// Which parameters learn.
+    pub method: Method,
+    /// In which numbers.
+    pub precision: Precision,
+    /// Earlier examples that are learnt again.
+    pub rehearsal: Rehearsal,
+    /// What keeps a hot update's answers near its champion's.
+    pub distillation: Distillation,
+    /// What keeps its logits near those of generations long gone.
+    pub der: Der,
+    /// What keeps the weights that mattered near the champion's.
+    pub ewc: Ewc,
+    /// What keeps all weights near the champion's.
+    pub l2_to_start: L2ToStart,
+    /// What keeps the experts evenly loaded.
+    pub balancing: Balancing,
+    /// What is measured beside the loss.
+    pub diagnosis: Watching,
+    /// What stops a job.
+    pub alerts: Alerts,
+    /// When progress is made safe.
+    pub checkpoints: Checkpoints,
+}
+
+/// Bias steps of the router, annealed with the learning rate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Balancing {
+    /// The first and largest step; 0: no balancing.
+    pub step: f64,
+}
+
+/// When a checkpoint is due; whichever comes first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoints {
+    /// Steps between two; 0: by time only.
+    pub steps: u64,
+    /// Seconds between two; 0: by steps only.
+    pub seconds: f64,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            seed: 17,
+            architecture: Architecture::default(),
+            cold_start: Course::cold_start(),
+            hot_update: Course::hot_update(),
+            method: Method::default(),
+            precision: Precision::default(),
+            rehearsal: Rehearsal::default(),
+            distillation: Distillation::default(),
+            der: Der::default(),
+            ewc: Ewc::default(),
+            l2_to_start: L2ToStart::default(),
+            balancing: Balancing { step: 1e-3 },
+            diagnosis: Watching::default(),
+            alerts: Alerts::default(),
+            checkpoints: Checkpoints { steps: 0, seconds: 10.0 },
+        }
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe; what it leaves out is as in [`Recipe::default`].
+    ///
+    /// # Errors
+    /// [`LearningError`] names the field that is unknown, of the wrong type or out of its range.
+    pub fn from_toml(text: &str) -> Result<Self, LearningError> {
+        let bad = |error: String| LearningError::RecipeToml(error);
+        let given: toml::Table = text.parse().map_err(|e: toml::de::Error| bad(e.to_string()))?;
+        let mut whole = toml::Table::try_from(Self::default()).map_err(|e| bad(e.to_string()))?;
+        merge(&mut whole, given);
+        let recipe: Self = whole.try_into().map_err(|e: toml::de::Error| bad(e.to_string()))?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// Every field, as TOML. [`Recipe::from_toml`] reads it back.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe is tables of numbers, so it is TOML")
+    }
+
+    /// The course of a job of this kind.
+    #[must_use]
+    pub const fn course(&self, kind: JobKind) -> &Course {
+        match kind {
+            JobKind::ColdStart | JobKind::Transfer => &self.cold_start,
+            JobKind::HotUpdate => &self.hot_update,
+        }
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`LearningError`] names the first field that is wrong and what would be right.
+    pub fn validate(&self) -> Result<(), LearningError> {
+        self.architecture.validate()?;
+        self.cold_start.validate("cold_start")?;
+        self.hot_update.validate("hot_update")?;
+        self.precision.validate()?;
+        self.rehearsal.validate()?;
+        self.distillation.validate()?;
+        self.der.validate()?;
+        self.ewc.validate()?;
+        self.l2_to_start.validate()?;
+        self.diagnosis.validate()?;
+        self.alerts.validate()?;
+        within("balancing.step", self.balancing.step, 0.0..=1.0)?;
+        within("checkpoints.seconds", self.checkpoints.seconds, 0.0..=86_400.0)
+    }
+}
+
+/// Puts every value of `given` over the one in `whole`, table by table.
+fn merge(whole: &mut toml::Table, given: toml::Table) {
+    for (key, value) in given {
+        match (whole.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            // An integer where a number is wanted.
+            (Some(old @ toml::Value::Float(_)), toml::Value::Integer(new)) => {
+                *old = toml::Value::Float(new as f64);
+            }
+            (_, value) => {
+                whole.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_reads_back_from_what_it_prints() {
+        let recipe = Recipe::default();
+        assert_eq!(Recipe::from_toml(&recipe.to_toml()).unwrap(), recipe);
+        assert_eq!(Recipe::from_toml("").unwrap(), recipe);
+    }
+
+    #[test]
+    fn a_field_left_out_keeps_the_default_of_its_own_course() {
+        let recipe =
+            Recipe::from_toml("[hot_update]\nwide_rate = 1\n[cold_start]\nepochs = 9").unwrap();
+        let default = Recipe::default();
+        assert!((recipe.hot_update.wide_rate - 1.0).abs() < f64::EPSILON);
+        assert_eq!(recipe.hot_update.epochs, default.hot_update.epochs);
+        assert_eq!(recipe.cold_start.epochs, 9);
+    }
+
+    #[test]
+    fn an_error_names_the_field() {
+        for (text, needle) in [
+            ("sede = 3", "sede"),
+            ("[hot_update]\nrate = 1.0", "rate"),
+            ("[hot_update]\nbatch = 0", "`hot_update.batch`"),
+            ("[cold_start]\nwide_rate = nan", "`cold_start.wide_rate`"),
+            ("[cold_start]\nclip_norm = inf", "`cold_start.clip_norm`"),
+            ("[rehearsal]\nshare = 1.0", "`rehearsal.share`"),
+            ("[rehearsal]\nbalance_by = [\"age\"]", "balance_by"),
+            ("[rehearsal]\nbalance_by = [\"class\", \"class\"]", "`rehearsal.balance_by`"),
+            ("[distillation]\ntemperature = 0", "`distillation.temperature`"),
+            ("[distillation]\nfresh_weight = 2", "`distillation.fresh_weight`"),
+            ("[hot_update]\nmicro_batch = 99999", "`hot_update.micro_batch`"),
+            ("[hot_update]\nmax_joules = -1", "`hot_update.max_joules`"),
+            ("[method]\ntrain = \"adapters\"", "adapters"),
+            ("[precision]\ncompute = \"f16\"", "`precision.compute`"),
+            ("[precision]\ncompute = \"bf16\"", "`precision.compute`"),
+            ("[precision]\ncompute = \"f8\"", "f8"),
+            ("[der]\nalpha = -0.5", "`der.alpha`"),
+            ("[ewc]\ndecay = 1.5", "`ewc.decay`"),
+            ("[ewc]\nsamples = 0", "`ewc.samples`"),
+            ("[l2_to_start]\nweight = inf", "`l2_to_start.weight`"),
+            ("[diagnosis]\nevery = 0", "`diagnosis.every`"),
+            ("[alerts]\nexploding = 0.5", "`alerts.exploding`"),
+            ("[alerts]\nsteps = 0", "`alerts.steps`"),
+            ("[architecture]\nd_model = 3", "`d_model`"),
+            ("[architecture]\nwidth = 3", "width"),
+            ("epochs", "recipe"),
+        ] {
+            let error = Recipe::from_toml(text).unwrap_err().to_string();
+            assert!(error.contains(needle), "{text}: {error}");
+        }
+    }
+}

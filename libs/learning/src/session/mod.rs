@@ -1,0 +1,282 @@
+//! The loop.
+mod open;
+mod outcome;
+
+use std::{collections::HashMap, rc::Rc};
+
+use bytes::Bytes;
+use tidegate_contracts::ArtifactHash;
+use tidegate_model::{Features, Weights};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::outcome::Outcome;
+use crate::{
+    CheckpointDir, Course, Example, Job, LearningError, Observer, Train, Trains,
+    anchor::Anchor,
+    checkpoint::{Checkpoint, Position, fingerprint},
+    clock::{Clock, exhausted},
+    diagnosis::{Diagnosis, Norms, flops},
+    lesson::{Item, Lesson},
+    loss::{self, Pass, Setting},
+    named::Named,
+    optimizer::DeepOptimizer,
+    sampler::Step,
+    teacher::{ASK, Recalled, Rows, Teacher},
+    writer::Writer,
+};
+
+/// Weight of a new step in the averaged loss.
+const AVERAGE: f64 = 0.1;
+
+/// Weights in training.
+pub(crate) struct Session<'a, B: Trains> {
+    job: &'a Job,
+    lesson: &'a Lesson,
+    course: &'a Course,
+    /// What learns in this job.
+    train: Train,
+    device: B::Device,
+    weights: Weights<B>,
+    optimizer: DeepOptimizer<B>,
+    teacher: Teacher<B>,
+    /// What pulls the weights back; only where the recipe says so.
+    anchor: Option<Anchor<B>>,
+    /// The champion's Fisher information.
+    fisher: Named<B::InnerBackend>,
+    recalled: HashMap<usize, Rc<Recalled>>,
+    position: Position,
+    diagnosis: Diagnosis,
+    /// FLOP/s that the device can do.
+    peak: f64,
+    /// The new replay buffer as a file, without what this job's end adds.
+    replay: Bytes,
+}
+
+impl<B: Trains> Session<'_, B> {
+    /// To the end, or to the next step after `cancel`.
+    pub(crate) fn run(
+        &mut self,
+        checkpoints: &CheckpointDir,
+        examples: &[Example],
+        mut clock: Clock<'_>,
+        observer: &mut dyn Observer,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, LearningError> {
+        let fingerprint = fingerprint(self.job, examples);
+        let writer = Writer::start(checkpoints.clone());
+        clock.go_on_from(&self.position.stats);
+        let per_epoch = self.lesson.sampler.steps();
+        let mut plan: (Option<u64>, Vec<Step>) = (None, Vec::new());
+        let mut ended_by = self.lesson.cut.then_some("max_steps");
+        while self.position.step < self.lesson.steps {
+            let step = self.position.step;
+            if cancel.is_cancelled() {
+                clock.note(&mut self.position.stats);
+                writer.insist(self.checkpoint(fingerprint)?);
+                outcome::report(writer.finish()?, observer);
+                return Err(LearningError::Cancelled { step });
+            }
+            let (epoch, at) = (step / per_epoch, (step % per_epoch) as usize);
+            if plan.0 != Some(epoch) {
+                plan = (Some(epoch), self.lesson.sampler.epoch(epoch));
+                self.recall(&plan.1)?;
+            }
+            let load_max = self.learn(&plan.1[at])?;
+            self.position.step += 1;
+            clock.tick(&mut self.position.stats);
+            observer.progress(&self.progress(&clock, load_max));
+            if clock.is_due(self.position.step, self.job) {
+                clock.note(&mut self.position.stats);
+                writer.offer(self.checkpoint(fingerprint)?);
+            }
+            outcome::report(writer.done()?, observer);
+            if let Some(budget) = exhausted(&self.position.stats, self.course) {
+                tracing::warn!(
+                    job = %self.job.id, step = self.position.step, steps = self.lesson.steps,
+                    budget, "training ends early: a budget is used up",
+                );
+                ended_by = Some(budget);
+                break;
+            }
+        }
+        let files = self.last_files()?;
+        clock.note(&mut self.position.stats);
+        outcome::report(writer.finish()?, observer);
+        Ok(Outcome { files, metrics: self.metrics(&clock, ended_by) })
+    }
+
+    /// One step of both paths. Returns the fullest expert's share.
+    fn learn(&mut self, step: &Step) -> Result<f64, LearningError> {
+        let (lesson, recipe) = (self.lesson, &self.job.recipe);
+        let fresh: Vec<&Item> = step.fresh.iter().map(|&at| &lesson.fresh[at]).collect();
+        let replayed: Vec<Rc<Recalled>> =
+            step.replayed.iter().map(|at| Rc::clone(&self.recalled[at])).collect();
+        let answers = if recipe.distillation.fresh_weight > 0.0 {
+            // Asked anew at each step: a resumed job then asks with the very same batches.
+            self.teacher.answers(&fresh, &self.device)
+        } else {
+            vec![Vec::new(); fresh.len()]
+        };
+        let rows = Rows { fresh: &fresh, answers: &answers, replayed: &replayed };
+        let targets = rows.targets(lesson, recipe);
+        let items = fresh.iter().copied().chain(replayed.iter().map(|r| &r.item));
+        let features: Vec<&Features> = items.map(|item| &item.features).collect();
+        let wide = self.weights.wide.logits(&features);
+        let scale = self.position.scaler.map_or(1.0, |scaler| scaler.scale());
+        let setting = Setting { course: self.course, scale };
+        let network = &self.weights.network;
+        let pass = loss::accumulate(network, &features, &wide, &targets, setting, &self.device);
+        if !pass.loss.is_finite() {
+            return Err(LearningError::Diverged { step: self.position.step, loss: pass.loss });
+        }
+        let load_max = pass.loads.iter().flat_map(|load| &load.0).copied().fold(0.0, f32::max);
+        self.count(&features, pass.loss, load_max);
+        self.take(&features, pass, scale)?;
+        Ok(f64::from(load_max))
+    }
+
+    /// Moves the weights by what a pass found, or leaves the step out where scaled gradients
+    /// overflowed.
+    fn take(
+        &mut self,
+        features: &[&Features],
+        mut pass: Pass<B>,
+        scale: f32,
+    ) -> Result<(), LearningError> {
+        let (step, recipe) = (self.position.step, &self.job.recipe);
+        if scale != 1.0 {
+            pass.gradients.scale(1.0 / f64::from(scale));
+            pass.wide_gradient.iter_mut().for_each(|gradient| *gradient /= scale);
+        }
+        if let Some(anchor) = &self.anchor {
+            let penalty = anchor.pull(&self.weights.network, &mut pass.gradients);
+            average(&mut self.position.stats.penalty, penalty);
+        }
+        let norms = Norms::of(&pass.gradients.norms());
+        if self.overflows(&norms, &pass.wide_gradient)? {
+            return Ok(());
+        }
+        let architecture = &self.lesson.featurizer.architecture;
+        self.diagnosis.loads(step, &pass.loads, architecture, &recipe.alerts)?;
+        let annealed = anneal(step, self.lesson.steps, self.course);
+        if self.course.wide_rate > 0.0 && self.train.includes("wide.rows") {
+            // The sum over the batch, not the mean: Adagrad's first steps then have the same length
+            // whatever the size of the batch, and a new word is learnt from one text.
+            let size = features.len() as f32;
+            let gradient: Vec<f32> = pass.wide_gradient.iter().map(|g| g * size).collect();
+            let rate = (self.course.wide_rate * annealed) as f32;
+            self.weights.wide.update(features, &gradient, rate);
+        }
+        if self.course.deep_rate > 0.0 {
+            self.diagnosis.gradient(step, &norms, &recipe.alerts)?;
+            let last = step + 1 == self.lesson.steps;
+            let measured = step.is_multiple_of(recipe.diagnosis.every) || last;
+            let rate = self.course.deep_rate * annealed;
+            let network = self.weights.network.clone();
+            let (network, moved) =
+                self.optimizer.step(network, pass.gradients, norms.total, rate, measured);
+            self.diagnosis.moved(&moved);
+            let bias_step = (recipe.balancing.step * annealed) as f32;
+            let balances = matches!(self.train, Train::Full | Train::RouterOnly);
+            self.weights.network =
+                if balances { network.balance(&pass.loads, bias_step) } else { network };
+        }
+        Ok(())
+    }
+
+    /// Whether the gradients of a step are not finite because the loss is scaled too far.
+    fn overflows(&mut self, norms: &Norms, wide: &[f32]) -> Result<bool, LearningError> {
+        let step = self.position.step;
+        let layer = norms.layers.iter().find(|(_, norm)| !norm.is_finite());
+        let layer = match layer {
+            Some((name, _)) => Some(name.as_str()),
+            None => wide.iter().any(|gradient| !gradient.is_finite()).then_some("wide"),
+        };
+        let Some(scaler) = &mut self.position.scaler else {
+            return match layer {
+                Some(layer) => Err(LearningError::Gradient { step, layer: layer.to_owned() }),
+                None => Ok(false),
+            };
+        };
+        match layer {
+            None => scaler.succeeded(),
+            Some(layer) if !scaler.overflowed() => {
+                return Err(LearningError::Gradient { step, layer: layer.to_owned() });
+            }
+            Some(_) => self.diagnosis.skipped += 1,
+        }
+        self.diagnosis.scale(step + 1, scaler.scale());
+        Ok(layer.is_some())
+    }
+
+    /// Adds a step to what is measured.
+    fn count(&mut self, features: &[&Features], loss: f32, load_max: f32) {
+        let (architecture, classes) =
+            (&self.lesson.featurizer.architecture, self.lesson.labels.len());
+        let stats = &mut self.position.stats;
+        stats.examples += features.len() as u64;
+        for features in features {
+            stats.tokens += features.tokens.len() as u64;
+            self.diagnosis.flops += flops::training(architecture, classes, features.tokens.len());
+        }
+        stats.load_max_sum += f64::from(load_max);
+        average(&mut stats.loss, f64::from(loss));
+    }
+
+    /// Makes features of what an epoch replays, and asks the champion about it.
+    fn recall(&mut self, steps: &[Step]) -> Result<(), LearningError> {
+        let mut missing: Vec<usize> = steps.iter().flat_map(|s| s.replayed.clone()).collect();
+        missing.retain(|at| !self.recalled.contains_key(at));
+        missing.sort_unstable();
+        missing.dedup();
+        let items = self.lesson.recall(&missing)?;
+        let distils = self.job.recipe.distillation.weight > 0.0;
+        for (at, items) in missing.chunks(ASK).zip(items.chunks(ASK)) {
+            let asked: Vec<&Item> = items.iter().collect();
+            let answers = if distils {
+                self.teacher.answers(&asked, &self.device)
+            } else {
+                vec![Vec::new(); items.len()]
+            };
+            for ((&at, item), answer) in at.iter().zip(items).zip(answers) {
+                self.recalled.insert(at, Rc::new(Recalled { item: item.clone(), answer }));
+            }
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self, fingerprint: ArtifactHash) -> Result<Checkpoint, LearningError> {
+        Ok(Checkpoint::new(self.job, fingerprint, self.position.clone(), self.files()?))
+    }
+}
+
+fn average(average: &mut Option<f64>, value: f64) {
+    *average = Some(average.map_or(value, |average| average + AVERAGE * (value - average)));
+}
+
+/// Share of the highest rate: a straight rise, then a half cosine.
+fn anneal(step: u64, steps: u64, course: &Course) -> f64 {
+    let rise = (steps as f64 * course.warm_up).floor();
+    let at = step as f64;
+    if at < rise {
+        return (at + 1.0) / (rise + 1.0);
+    }
+    let way = (at - rise) / (steps as f64 - rise).max(1.0);
+    let cosine = 0.5 * (1.0 + (std::f64::consts::PI * way).cos());
+    course.final_rate + (1.0 - course.final_rate) * cosine
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_rise_then_fall_to_the_final_share() {
+        let course = crate::Recipe::default().cold_start;
+        let rates: Vec<f64> = (0..100).map(|step| anneal(step, 100, &course)).collect();
+        let top = rates.iter().position(|&rate| rate >= 1.0).unwrap();
+        assert!(rates[..top].is_sorted() && rates[top..].is_sorted_by(|a, b| a >= b));
+        assert!(rates[0] > 0.0 && (rates[99] - course.final_rate).abs() < 0.01);
+        assert!(anneal(0, 1, &course) > 0.0);
+    }
+}
