@@ -14,3 +14,7 @@ pub mod turns;
 
 pub use machine::{Build, Machine, crate_version, thread_cpu_seconds};
 pub use report::{Report, median, table};
+
+/// What the service has, too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -27,6 +27,9 @@ pub(crate) struct Stats {
     pub(crate) tokens: u64,
     pub(crate) seconds: f64,
     pub(crate) joules: f64,
+    /// Seconds that training stood still for checkpoints.
+    #[serde(default)]
+    pub(crate) paused: f64,
     /// Exponentially averaged.
     pub(crate) loss: Option<f64>,
     /// The same of what pulls the weights back, where anything does.

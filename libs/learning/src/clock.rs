@@ -8,6 +8,10 @@ use crate::{Course, Job, checkpoint::Stats};
 /// The CPU-time model counts in steps of 10 ms, and GPU counters cost a call to the driver.
 const BETWEEN_READINGS: Duration = Duration::from_millis(100);
 
+/// Share of the time that training may stand still for checkpoints which are due by time: what they
+/// cost is all but the copy that is handed to the writer.
+const PAUSED: f64 = 0.01;
+
 /// Time and energy of this attempt, added to that of those before.
 pub(crate) struct Clock<'a> {
     pub(crate) meter: &'a EnergyMeter,
@@ -16,13 +20,15 @@ pub(crate) struct Clock<'a> {
     read: Instant,
     before: Stats,
     last_checkpoint: Instant,
+    /// How long training stood still for the last one.
+    pause: Duration,
 }
 
 impl<'a> Clock<'a> {
     pub(crate) fn start(meter: &'a EnergyMeter) -> Self {
         let (began, stretch) = (Instant::now(), Some(meter.start()));
         let before = Stats::default();
-        Self { meter, stretch, began, read: began, before, last_checkpoint: began }
+        Self { meter, stretch, began, read: began, before, last_checkpoint: began, pause: Duration::ZERO }
     }
 
     pub(crate) fn go_on_from(&mut self, before: &Stats) {
@@ -59,13 +65,20 @@ impl<'a> Clock<'a> {
     pub(crate) fn is_due(&mut self, step: u64, job: &Job) -> bool {
         let every = &job.recipe.checkpoints;
         let by_steps = every.steps > 0 && step.is_multiple_of(every.steps);
+        let between = every.seconds.max(self.pause.as_secs_f64() / PAUSED);
         let by_time =
-            every.seconds > 0.0 && self.last_checkpoint.elapsed().as_secs_f64() >= every.seconds;
+            every.seconds > 0.0 && self.last_checkpoint.elapsed().as_secs_f64() >= between;
         let due = by_steps || by_time;
         if due {
             self.last_checkpoint = Instant::now();
         }
         due
+    }
+
+    /// Training stood still for a checkpoint.
+    pub(crate) fn paused(&mut self, pause: Duration, stats: &mut Stats) {
+        self.pause = pause;
+        stats.paused += pause.as_secs_f64();
     }
 }
 

@@ -17,6 +17,11 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// Gives memory back late: training takes and frees the same large tensors in every step, and the
+/// system's allocator asks the kernel for each of them anew.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -2,7 +2,7 @@
 mod open;
 mod outcome;
 
-use std::{collections::HashMap, rc::Rc};
+use std::{collections::HashMap, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 use tidegate_contracts::ArtifactHash;
@@ -87,7 +87,9 @@ impl<B: Trains> Session<'_, B> {
             observer.progress(&self.progress(&clock, load_max));
             if clock.is_due(self.position.step, self.job) {
                 clock.note(&mut self.position.stats);
+                let began = Instant::now();
                 writer.offer(self.checkpoint(fingerprint)?);
+                clock.paused(began.elapsed(), &mut self.position.stats);
             }
             outcome::report(writer.done()?, observer);
             if let Some(budget) = exhausted(&self.position.stats, self.course) {

@@ -139,6 +139,7 @@ impl<B: Trains> Session<'_, B> {
             ("replay_examples".to_owned(), self.lesson.after.len() as f64),
             ("tokens".to_owned(), stats.tokens as f64),
             ("seconds".to_owned(), stats.seconds),
+            ("checkpoint_pause_s".to_owned(), stats.paused),
             ("examples_per_s".to_owned(), stats.examples as f64 / seconds),
             ("tokens_per_s".to_owned(), stats.tokens as f64 / seconds),
             ("joules_per_token".to_owned(), stats.joules / (stats.tokens as f64).max(1.0)),

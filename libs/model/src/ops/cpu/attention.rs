@@ -85,9 +85,12 @@ impl<'a> Plan<'a> {
                     let (out_first, out_second) = out.split_at_mut(half);
                     let cos = &self.angles.0[position * half..][..half];
                     let sin = &self.angles.1[position * half..][..half];
-                    for at in 0..half {
-                        out_first[at] = scale * (first[at] * cos[at] - second[at] * sin[at]);
-                        out_second[at] = scale * (second[at] * cos[at] + first[at] * sin[at]);
+                    let pairs = first.iter().zip(second).zip(cos.iter().zip(sin));
+                    let outs = out_first.iter_mut().zip(out_second);
+                    for ((out_first, out_second), ((first, second), (cos, sin))) in outs.zip(pairs)
+                    {
+                        *out_first = scale * (first * cos - second * sin);
+                        *out_second = scale * (second * cos + first * sin);
                     }
                 }
             },
@@ -105,10 +108,11 @@ impl<'a> Plan<'a> {
                     let (first, second) = row.split_at_mut(half);
                     let cos = &self.angles.0[position * half..][..half];
                     let sin = &self.angles.1[position * half..][..half];
-                    for at in 0..half {
-                        let (a, b) = (first[at], second[at]);
-                        first[at] = scale * (a * cos[at] + b * sin[at]);
-                        second[at] = scale * (b * cos[at] - a * sin[at]);
+                    let pairs = first.iter_mut().zip(second).zip(cos.iter().zip(sin));
+                    for ((first, second), (cos, sin)) in pairs {
+                        let (a, b) = (*first, *second);
+                        *first = scale * (a * cos + b * sin);
+                        *second = scale * (b * cos - a * sin);
                     }
                 }
             },

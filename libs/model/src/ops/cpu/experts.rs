@@ -2,7 +2,7 @@
 use rayon::prelude::*;
 
 use super::{
-    BLOCK,
+    BLOCK, block,
     simd::{add_scaled, widest},
     swiglu::{Bank, Block, Hidden, Outer, outer_all},
     take,
@@ -129,8 +129,9 @@ pub(in crate::ops) fn experts_backward(
 
 /// The rows of each expert, in blocks.
 fn blocks(dispatch: &Dispatch) -> impl Iterator<Item = (usize, &[u32])> {
-    dispatch.starts().windows(2).enumerate().flat_map(|(expert, ends)| {
-        dispatch.rows()[ends[0]..ends[1]].chunks(BLOCK).map(move |rows| (expert, rows))
+    let size = block(dispatch.rows().len());
+    dispatch.starts().windows(2).enumerate().flat_map(move |(expert, ends)| {
+        dispatch.rows()[ends[0]..ends[1]].chunks(size).map(move |rows| (expert, rows))
     })
 }
 

@@ -7,12 +7,17 @@ pub(super) fn widest<T>(work: impl FnOnce() -> T) -> T {
     pulp::Arch::new().dispatch(work)
 }
 
+/// 1.5 * 2^23: a float of this size has no fraction, so adding it rounds to the nearest integer (of
+/// two equals the even one), which then stands in the low bits.
+const ROUNDS: f32 = 12_582_912.0;
+
 /// e^x within 2 units in the last place; x is held to -87..=88 (Cephes `expf`: Cody-Waite reduction
 /// and a polynomial of degree 7).
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * LOG2_E).round_ties_even();
+    let rounded = x.mul_add(LOG2_E, ROUNDS);
+    let n = rounded - ROUNDS;
     let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
     let p = 1.987_569_1e-4_f32
@@ -22,7 +27,8 @@ pub(super) fn exp(x: f32) -> f32 {
         .mul_add(r, 1.666_666_5e-1)
         .mul_add(r, 5.000_000_1e-1);
     let y = p.mul_add(r * r, r) + 1.0;
-    y * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    // 2^n. A checked addition would keep the loop from being vectorised.
+    y * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
 }
 
 /// 1 / (1 + e^-x).
