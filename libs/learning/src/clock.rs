@@ -28,7 +28,15 @@ impl<'a> Clock<'a> {
     pub(crate) fn start(meter: &'a EnergyMeter) -> Self {
         let (began, stretch) = (Instant::now(), Some(meter.start()));
         let before = Stats::default();
-        Self { meter, stretch, began, read: began, before, last_checkpoint: began, pause: Duration::ZERO }
+        Self {
+            meter,
+            stretch,
+            began,
+            read: began,
+            before,
+            last_checkpoint: began,
+            pause: Duration::ZERO,
+        }
     }
 
     pub(crate) fn go_on_from(&mut self, before: &Stats) {

@@ -129,9 +129,13 @@ fn main() -> anyhow::Result<()> {
         for what in ["forward", "train"] {
             samples.add(
                 what,
-                timed(seconds, || match what {
-                    "forward" => ours.forward().map(drop),
-                    _ => ours.train().map(drop),
+                // On the pool's own threads, as the trainer does it.
+                timed(seconds, || {
+                    let mut work = || match what {
+                        "forward" => ours.forward().map(drop),
+                        _ => ours.train().map(drop),
+                    };
+                    if std::env::var("SCOPE").is_ok() { rayon::scope(|_| work()) } else { work() }
                 })?,
             );
             for way in &options.ways {

@@ -97,7 +97,7 @@ impl Ours {
 #[derive(Default)]
 struct Moments {
     time: u64,
-    of: HashMap<ParamId, Box<dyn std::any::Any>>,
+    of: HashMap<ParamId, Box<dyn std::any::Any + Send>>,
 }
 
 struct Step<'a> {

@@ -1,4 +1,6 @@
 //! Which token goes to which experts.
+use rayon::prelude::*;
+
 use crate::{
     Architecture,
     ops::{Dispatch, Segments},
@@ -39,7 +41,7 @@ impl Rule {
     }
 
     /// The `k` experts with the highest affinity + bias, best first; of equals, the first.
-    fn choose(&self, scores: &[f32], chosen: &mut Vec<u32>) {
+    fn choose(&self, scores: &[f32], chosen: &mut [u32]) {
         let group = scores.len() / self.groups;
         let mut open = vec![self.groups == self.top_groups; self.groups];
         if self.groups > self.top_groups {
@@ -52,7 +54,9 @@ impl Rule {
             best(&worth, self.top_groups, |_| true).into_iter().for_each(|at| open[at] = true);
         }
         let experts = best(scores, self.top_k, |expert| open[expert / group]);
-        chosen.extend(experts.into_iter().map(|expert| expert as u32));
+        for (chosen, expert) in chosen.iter_mut().zip(experts) {
+            *chosen = expert as u32;
+        }
     }
 }
 
@@ -97,20 +101,15 @@ impl Plan {
             0.0 => usize::MAX,
             factor => (assignments as f64 * factor / experts as f64).ceil() as usize,
         };
+        let (picks, entropy) = picks(affinity, bias, rule);
         let mut counts = vec![0_usize; experts];
         let mut choices = Vec::with_capacity(assignments);
         let mut chosen = vec![0.0; rows * experts];
         let mut dropped = vec![0; segments.texts()];
-        let (mut scores, mut picks) = (vec![0.0; experts], Vec::with_capacity(rule.top_k));
         let texts = segments.ranges().enumerate();
-        for (text, row) in texts.flat_map(|(text, range)| range.map(move |row| (text, row))) {
-            let own = &affinity[row * experts..][..experts];
-            for (score, (affinity, bias)) in scores.iter_mut().zip(own.iter().zip(bias)) {
-                *score = affinity + bias;
-            }
-            picks.clear();
-            rule.choose(&scores, &mut picks);
-            for &expert in &picks {
+        let rows_of = texts.flat_map(|(text, range)| range.map(move |row| (text, row)));
+        for ((text, row), picks) in rows_of.zip(picks.chunks_exact(rule.top_k)) {
+            for &expert in picks {
                 let at = expert as usize;
                 chosen[row * experts + at] = 1.0;
                 if counts[at] < capacity {
@@ -132,25 +131,48 @@ impl Plan {
             })
             .collect();
         let load = counts.iter().map(|&count| count as f32 / assignments as f32).collect();
-        let entropy = entropy(affinity, experts);
         let routed = Routed { load: ExpertLoad(load), dropped, assignments, entropy };
         Self { dispatch, cells, chosen, routed }
     }
 }
 
-/// Mean entropy of the rows, each made to sum to 1, over that of an even row.
-fn entropy(affinity: &[f32], experts: usize) -> f32 {
-    if experts == 1 {
+/// Rows that a task chooses for.
+const BLOCK: usize = 64;
+
+/// The experts of each row, `[rows, top_k]`, best first; and the mean entropy of the rows, each made
+/// to sum to 1, over that of an even row.
+fn picks(affinity: &[f32], bias: &[f32], rule: Rule) -> (Vec<u32>, f32) {
+    let experts = bias.len();
+    let rows = affinity.len() / experts;
+    let mut picks = vec![0; rows * rule.top_k];
+    let mut entropies = vec![0.0; rows];
+    picks
+        .par_chunks_mut(BLOCK * rule.top_k)
+        .zip(entropies.par_chunks_mut(BLOCK))
+        .zip(affinity.par_chunks(BLOCK * experts))
+        .for_each(|((picks, entropies), affinity)| {
+            let mut scores = vec![0.0; experts];
+            let rows = picks.chunks_exact_mut(rule.top_k).zip(affinity.chunks_exact(experts));
+            for ((picks, own), of_row) in rows.zip(entropies) {
+                for (score, (affinity, bias)) in scores.iter_mut().zip(own.iter().zip(bias)) {
+                    *score = affinity + bias;
+                }
+                rule.choose(&scores, picks);
+                *of_row = entropy(own);
+            }
+        });
+    let even = if experts == 1 { 1.0 } else { (experts as f32).ln() };
+    (picks, entropies.iter().sum::<f32>() / rows as f32 / even)
+}
+
+/// Of a row made to sum to 1; of one expert alone 1, since there is no choice.
+fn entropy(row: &[f32]) -> f32 {
+    if row.len() == 1 {
         return 1.0;
     }
-    let of_row = |row: &[f32]| {
-        let total: f32 = row.iter().sum();
-        let share = |a: &f32| (a / total.max(f32::MIN_POSITIVE)).max(f32::MIN_POSITIVE);
-        -row.iter().map(share).map(|p| p * p.ln()).sum::<f32>()
-    };
-    let rows = affinity.len() / experts;
-    let sum: f32 = affinity.chunks_exact(experts).map(of_row).sum();
-    sum / rows as f32 / (experts as f32).ln()
+    let total: f32 = row.iter().sum();
+    let share = |a: &f32| (a / total.max(f32::MIN_POSITIVE)).max(f32::MIN_POSITIVE);
+    -row.iter().map(share).map(|p| p * p.ln()).sum::<f32>()
 }
 
 fn index(at: usize) -> i32 {

@@ -1,5 +1,5 @@
 //! Who stands where: texts in a batch, tokens at experts.
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 /// Where each text of a batch begins; rows are the tokens of all texts, one behind the other.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,20 +72,47 @@ impl Heads {
         self.queries / self.keys
     }
 
-    /// Cosine and sine of each angle, `[longest, width / 2]`: dimension `i` of a head turns with
-    /// `i + width / 2` by `position * base^(-2i / width)`.
-    pub(crate) fn angles(&self, longest: usize) -> (Vec<f32>, Vec<f32>) {
-        let half = self.width / 2;
-        let speeds: Vec<f64> =
-            (0..half).map(|at| self.rope_base.powf(-2.0 * at as f64 / self.width as f64)).collect();
-        (0..longest)
+    /// Cosine and sine of each angle, `[longest, width / 2]` or more rows: dimension `i` of a head
+    /// turns with `i + width / 2` by `position * base^(-2i / width)`.
+    pub(crate) fn angles(&self, longest: usize) -> Arc<Angles> {
+        KNOWN.with_borrow_mut(|known| {
+            let same = |known: &&Angles| (known.width, known.base) == (self.width, self.rope_base);
+            if known.as_deref().filter(same).is_none_or(|known| known.longest < longest) {
+                *known = Some(Arc::new(Angles::new(self, longest.next_power_of_two())));
+            }
+            Arc::clone(known.as_ref().expect("made in the lines above"))
+        })
+    }
+}
+
+thread_local! {
+    /// Those of the last network this thread worked for: a sine costs more than a multiplication.
+    static KNOWN: RefCell<Option<Arc<Angles>>> = const { RefCell::new(None) };
+}
+
+/// See [`Heads::angles`].
+pub(crate) struct Angles {
+    width: usize,
+    base: f64,
+    longest: usize,
+    pub(crate) cos: Vec<f32>,
+    pub(crate) sin: Vec<f32>,
+}
+
+impl Angles {
+    fn new(heads: &Heads, longest: usize) -> Self {
+        let (width, base) = (heads.width, heads.rope_base);
+        let speed = |at: usize| base.powf(-2.0 * at as f64 / width as f64);
+        let speeds: Vec<f64> = (0..width / 2).map(speed).collect();
+        let (cos, sin) = (0..longest)
             .flat_map(|position| {
                 speeds.iter().map(move |speed| {
                     let (sin, cos) = (position as f64 * speed).sin_cos();
                     (cos as f32, sin as f32)
                 })
             })
-            .unzip()
+            .unzip();
+        Self { width, base, longest, cos, sin }
     }
 }
 

@@ -119,7 +119,8 @@ fn rotate<B: Backend>(x: Tensor<B, 2>, heads: Heads, segments: &Segments) -> Ten
     let device = x.device();
     let [rows, all] = x.dims();
     let (half, of_heads) = (heads.width / 2, all / heads.width);
-    let (cos, sin) = heads.angles(segments.longest());
+    let angles = heads.angles(segments.longest());
+    let (cos, sin) = (&angles.cos, &angles.sin);
     let spread = |table: &[f32]| -> Tensor<B, 2> {
         let mut values = Vec::with_capacity(rows * all);
         for position in segments.ranges().flat_map(|range| 0..range.len()) {

@@ -1,15 +1,15 @@
 //! Attention without the scores ever in memory at once: blocks of queries, softmax by row, and on
 //! the way back the scores again from the log of each row's sum (FlashAttention, Dao et al. 2022,
 //! arXiv 2205.14135).
-use rayon::prelude::*;
+use std::sync::Arc;
 
 use super::{
     BLOCK,
-    product::{View, product},
+    fresh::{copied, fresh, written},
+    product::{View, add_product, product_into},
     simd::{add_scaled, dot, exp_all, max, widest},
-    take,
 };
-use crate::ops::{Heads, Segments};
+use crate::ops::{Heads, Segments, layout::Angles};
 
 /// Queries, keys and values by row: `[rows, heads * width]`, `[rows, kv_heads * width]` twice.
 #[derive(Debug, Clone, Copy)]
@@ -43,8 +43,7 @@ pub(in crate::ops) struct Gradients {
 struct Plan<'a> {
     heads: Heads,
     of: Projected<'a>,
-    /// Cosine and sine, `[longest, width / 2]`.
-    angles: (Vec<f32>, Vec<f32>),
+    angles: Arc<Angles>,
     /// Rows of the prefix.
     before: usize,
 }
@@ -83,8 +82,8 @@ impl<'a> Plan<'a> {
                 {
                     let (first, second) = x[row * stride + head * width..][..width].split_at(half);
                     let (out_first, out_second) = out.split_at_mut(half);
-                    let cos = &self.angles.0[position * half..][..half];
-                    let sin = &self.angles.1[position * half..][..half];
+                    let cos = &self.angles.cos[position * half..][..half];
+                    let sin = &self.angles.sin[position * half..][..half];
                     let pairs = first.iter().zip(second).zip(cos.iter().zip(sin));
                     let outs = out_first.iter_mut().zip(out_second);
                     for ((out_first, out_second), ((first, second), (cos, sin))) in outs.zip(pairs)
@@ -106,8 +105,8 @@ impl<'a> Plan<'a> {
             || {
                 for (position, row) in gradient.chunks_exact_mut(width).enumerate() {
                     let (first, second) = row.split_at_mut(half);
-                    let cos = &self.angles.0[position * half..][..half];
-                    let sin = &self.angles.1[position * half..][..half];
+                    let cos = &self.angles.cos[position * half..][..half];
+                    let sin = &self.angles.sin[position * half..][..half];
                     let pairs = first.iter_mut().zip(second).zip(cos.iter().zip(sin));
                     for ((first, second), (cos, sin)) in pairs {
                         let (a, b) = (*first, *second);
@@ -129,7 +128,7 @@ impl<'a> Plan<'a> {
         match self.of.prefix {
             None => own,
             Some((keys, _)) => {
-                let mut all = self.column(keys, 0..self.before, head);
+                let mut all = self.column(keys, self.heads.keys, &(0..self.before), head);
                 all.extend(own);
                 all
             }
@@ -137,22 +136,28 @@ impl<'a> Plan<'a> {
     }
 
     fn values(&self, rows: &std::ops::Range<usize>, head: usize) -> Vec<f32> {
-        let own = self.column(self.of.value, rows.clone(), head);
+        let own = self.column(self.of.value, self.heads.keys, rows, head);
         match self.of.prefix {
             None => own,
             Some((_, values)) => {
-                let mut all = self.column(values, 0..self.before, head);
+                let mut all = self.column(values, self.heads.keys, &(0..self.before), head);
                 all.extend(own);
                 all
             }
         }
     }
 
-    /// One key head of some rows of `[.., kv_heads * width]`.
-    fn column(&self, x: &[f32], rows: std::ops::Range<usize>, head: usize) -> Vec<f32> {
-        let (width, stride) = (self.heads.width, self.heads.keys * self.heads.width);
+    /// One of `heads` of some rows, with room for as many rows as the prefix has.
+    fn column(
+        &self,
+        x: &[f32],
+        heads: usize,
+        rows: &std::ops::Range<usize>,
+        head: usize,
+    ) -> Vec<f32> {
+        let (width, stride) = (self.heads.width, heads * self.heads.width);
         let mut out = Vec::with_capacity((self.before + rows.len()) * width);
-        for row in rows {
+        for row in rows.clone() {
             out.extend_from_slice(&x[row * stride + head * width..][..width]);
         }
         out
@@ -174,7 +179,8 @@ impl<'a> Plan<'a> {
         let (rows, all) = (query.len() / width, keys.len() / width);
         let seen = self.seen(position + rows - 1, all);
         let query = View::new(query, rows, width);
-        product(scores, seen, false, query, View::new(&keys[..seen * width], seen, width).t());
+        let keys = View::new(&keys[..seen * width], seen, width);
+        product_into(&mut scores[..rows * seen], query, keys.t());
         seen
     }
 
@@ -199,7 +205,7 @@ impl<'a> Plan<'a> {
                 let seen = self.scores(query, block * BLOCK, &keys, &mut scores);
                 self.softmax(&mut scores, seen, block * BLOCK, sums);
                 let weights = View::new(&scores, sums.len(), seen);
-                product(out, width, false, weights, View::new(&values, seen, width));
+                product_into(out, weights, View::new(&values[..seen * width], seen, width));
             }
         }
     }
@@ -222,25 +228,27 @@ impl<'a> Plan<'a> {
         );
     }
 
-    /// Gradients of one text and key head: queries `[group, rows, width]`, keys and values
-    /// `[before + rows, width]`.
+    /// Adds the gradients of one text and key head: to those of its queries, `[group, rows, width]`,
+    /// and of its keys and values, `[before + rows, width]`.
     fn backward(
         &self,
         (rows, head): (&std::ops::Range<usize>, usize),
         (out, dout): (&[f32], &[f32]),
         sums: &[f32],
-        dquery: &mut [f32],
-    ) -> (Vec<f32>, Vec<f32>) {
-        let (width, size, group) = (self.heads.width, rows.len(), self.heads.group());
+        [dquery, dkeys, dvalues]: [&mut &mut [f32]; 3],
+    ) {
+        let (width, size) = (self.heads.width, rows.len());
+        let group = self.heads.group();
         let (keys, values) = (self.keys(rows, head), self.values(rows, head));
-        let (mut dkeys, mut dvalues) = (vec![0.0; keys.len()], vec![0.0; values.len()]);
         let mut weights = vec![0.0; BLOCK.min(size) * (keys.len() / width)];
         let mut dscores = weights.clone();
         for (member, dquery) in dquery.chunks_exact_mut(size * width).enumerate() {
             let own = head * group + member;
             let query = self.turned(self.of.query, rows, own, self.scale());
-            let (out, dout) =
-                (self.query_column(out, rows, own), self.query_column(dout, rows, own));
+            let (out, dout) = (
+                self.column(out, self.heads.queries, rows, own),
+                self.column(dout, self.heads.queries, rows, own),
+            );
             let sums = &sums[member * size..][..size];
             for (block, dquery) in dquery.chunks_mut(BLOCK * width).enumerate() {
                 let (start, count) = (block * BLOCK, dquery.len() / width);
@@ -252,7 +260,8 @@ impl<'a> Plan<'a> {
                 let dout = &dout[cut(&dout)];
                 let seen = self.scores(query, start, &keys, &mut weights);
                 let far = View::new(&values[..seen * width], seen, width);
-                product(&mut dscores, seen, false, View::new(dout, count, width), far.t());
+                let dscores = &mut dscores[..count * seen];
+                product_into(dscores, View::new(dout, count, width), far.t());
                 widest(
                     #[inline(always)]
                     || {
@@ -273,38 +282,31 @@ impl<'a> Plan<'a> {
                         }
                     },
                 );
-                let dscores = View::new(&dscores, count, seen);
+                let dscores = View::new(dscores, count, seen);
                 let weights = View::new(&weights, count, seen);
-                product(dquery, width, false, dscores, View::new(&keys, seen, width));
-                product(&mut dkeys, width, true, dscores.t(), View::new(query, count, width));
-                product(&mut dvalues, width, true, weights.t(), View::new(dout, count, width));
+                product_into(dquery, dscores, View::new(&keys[..seen * width], seen, width));
+                let query = View::new(query, count, width);
+                add_product(&mut dkeys[..seen * width], dscores.t(), query);
+                let dout = View::new(dout, count, width);
+                add_product(&mut dvalues[..seen * width], weights.t(), dout);
             }
             self.turn_back(dquery, self.scale());
         }
         self.turn_back(&mut dkeys[self.before * width..], 1.0);
-        (dkeys, dvalues)
     }
 
-    /// One query head of some rows.
-    fn query_column(&self, x: &[f32], rows: &std::ops::Range<usize>, head: usize) -> Vec<f32> {
-        let (width, stride) = (self.heads.width, self.heads.queries * self.heads.width);
-        rows.clone().flat_map(|row| &x[row * stride + head * width..][..width]).copied().collect()
-    }
-
-    /// From `[text][head][row][width]` to rows of all heads side by side.
-    fn by_row(&self, x: &[f32], of_heads: usize, segments: &Segments) -> Vec<f32> {
-        let (width, stride) = (self.heads.width, of_heads * self.heads.width);
-        let mut out = vec![0.0; x.len()];
-        let mut rest = &mut out[..];
-        let texts: Vec<_> =
-            segments.ranges().map(|rows| (take(&mut rest, rows.len() * stride), rows)).collect();
-        texts.into_par_iter().for_each(|(out, rows)| {
-            let x = &x[rows.start * stride..rows.end * stride];
-            for (head, x) in x.chunks_exact(rows.len() * width).enumerate() {
-                for (out, x) in out.chunks_exact_mut(stride).zip(x.chunks_exact(width)) {
-                    out[head * width..][..width].copy_from_slice(x);
-                }
-            }
+    /// From `[text][head][before + row][width]` to rows of all heads side by side.
+    fn by_row(&self, x: &[f32], of_heads: usize, before: usize, segments: &Segments) -> Vec<f32> {
+        let width = self.heads.width;
+        let mut rest = x;
+        let tasks = segments.ranges().map(|rows| {
+            let (own, others) = rest.split_at(of_heads * (before + rows.len()) * width);
+            rest = others;
+            ((own, before + rows.len()), [of_heads * rows.len() * width])
+        });
+        let [out] = fresh([segments.rows() * of_heads * width], tasks, |(x, rows), [out]| {
+            let head = |row| move |head| &x[(head * rows + row) * width..][..width];
+            [copied(out, (before..rows).flat_map(|row| (0..of_heads).map(head(row))))]
         });
         out
     }
@@ -313,23 +315,17 @@ impl<'a> Plan<'a> {
 pub(in crate::ops) fn attention(of: Projected<'_>, heads: Heads, segments: &Segments) -> Attended {
     let plan = Plan::new(of, heads, segments);
     let group = heads.group();
-    let mut by_head = vec![0.0; of.query.len()];
-    let mut log_sums = vec![0.0; of.query.len() / heads.width];
-    {
-        let (mut out, mut sums) = (&mut by_head[..], &mut log_sums[..]);
-        let tasks: Vec<_> = plan
-            .tasks(segments)
-            .into_iter()
-            .map(|(rows, head)| {
-                let size = group * rows.len();
-                (rows, head, take(&mut out, size * heads.width), take(&mut sums, size))
-            })
-            .collect();
-        tasks.into_par_iter().for_each(|(rows, head, out, sums)| {
-            plan.forward(&rows, head, out, sums);
-        });
-    }
-    Attended { out: plan.by_row(&by_head, heads.queries, segments), log_sums }
+    let tasks = plan.tasks(segments).into_iter().map(|(rows, head)| {
+        let size = group * rows.len();
+        ((rows, head), [size * heads.width, size])
+    });
+    let sizes = [of.query.len(), of.query.len() / heads.width];
+    let [by_head, log_sums] = fresh(sizes, tasks, |(rows, head), parts| {
+        let [out, sums] = parts.map(|part| written(part, std::iter::repeat(0.0)));
+        plan.forward(&rows, head, out, sums);
+        [out, sums]
+    });
+    Attended { out: plan.by_row(&by_head, heads.queries, 0, segments), log_sums }
 }
 
 pub(in crate::ops) fn attention_backward(
@@ -340,48 +336,43 @@ pub(in crate::ops) fn attention_backward(
     dout: &[f32],
 ) -> Gradients {
     let plan = Plan::new(of, heads, segments);
-    let (group, width) = (heads.group(), heads.width);
-    let mut dquery = vec![0.0; of.query.len()];
-    let mut dquery_rest = &mut dquery[..];
+    let (group, width, before) = (heads.group(), heads.width, plan.before);
     let mut sums = &attended.log_sums[..];
-    let tasks: Vec<_> = plan
-        .tasks(segments)
-        .into_iter()
-        .map(|(rows, head)| {
-            let size = group * rows.len();
-            let (own, rest) = sums.split_at(size);
-            sums = rest;
-            (rows, head, take(&mut dquery_rest, size * width), own)
-        })
-        .collect();
-    let found: Vec<_> = tasks
-        .into_par_iter()
-        .map(|(rows, head, dquery, sums)| {
-            plan.backward((&rows, head), (&attended.out, dout), sums, dquery)
-        })
-        .collect();
-    let before = plan.before * width;
-    let mut dkey = Vec::with_capacity(of.key.len());
-    let mut dvalue = Vec::with_capacity(of.value.len());
-    let mut dprefix =
-        of.prefix.map(|(keys, values)| (vec![0.0; keys.len()], vec![0.0; values.len()]));
-    for (at, (dkeys, dvalues)) in found.into_iter().enumerate() {
-        dkey.extend_from_slice(&dkeys[before..]);
-        dvalue.extend_from_slice(&dvalues[before..]);
-        if let Some((keys, values)) = &mut dprefix {
-            // In the order of texts, whichever thread was first.
-            let column = (at % heads.keys) * width;
-            for (all, of_head) in [(keys, &dkeys[..before]), (values, &dvalues[..before])] {
-                let rows =
-                    all.chunks_exact_mut(heads.keys * width).zip(of_head.chunks_exact(width));
-                rows.for_each(|(all, own)| add_scaled(&mut all[column..][..width], 1.0, own));
+    let all = plan.tasks(segments);
+    let tasks = all.iter().map(|task| {
+        let rows = task.0.len();
+        let (own, rest) = sums.split_at(group * rows);
+        sums = rest;
+        let of_keys = (before + rows) * width;
+        ((task, own), [group * rows * width, of_keys, of_keys])
+    });
+    let of_keys = (before * segments.texts() + segments.rows()) * heads.keys * width;
+    let sizes = [of.query.len(), of_keys, of_keys];
+    let [dquery, dkey, dvalue] = fresh(sizes, tasks, |((rows, head), sums), parts| {
+        let mut parts = parts.map(|part| written(part, std::iter::repeat(0.0)));
+        plan.backward((rows, *head), (&attended.out, dout), sums, parts.each_mut());
+        parts
+    });
+    let prefix = of.prefix.map(|(keys, values)| {
+        // In the order of texts, whichever thread was first.
+        let sum = |size: usize, of_heads: &[f32]| {
+            let mut sum = vec![0.0; size];
+            let mut start = 0;
+            for (rows, head) in &all {
+                let own = of_heads[start..][..before * width].chunks_exact(width);
+                for (sum, own) in sum.chunks_exact_mut(heads.keys * width).zip(own) {
+                    add_scaled(&mut sum[head * width..][..width], 1.0, own);
+                }
+                start += (before + rows.len()) * width;
             }
-        }
-    }
+            sum
+        };
+        (sum(keys.len(), &dkey), sum(values.len(), &dvalue))
+    });
     Gradients {
-        query: plan.by_row(&dquery, heads.queries, segments),
-        key: plan.by_row(&dkey, heads.keys, segments),
-        value: plan.by_row(&dvalue, heads.keys, segments),
-        prefix: dprefix,
+        query: plan.by_row(&dquery, heads.queries, 0, segments),
+        key: plan.by_row(&dkey, heads.keys, before, segments),
+        value: plan.by_row(&dvalue, heads.keys, before, segments),
+        prefix,
     }
 }

@@ -1,8 +1,9 @@
 //! Routed experts: gather, SwiGLU, weigh and sum.
-use rayon::prelude::*;
+use std::ops::Range;
 
 use super::{
     BLOCK, block,
+    fresh::{Blank, blank, copied, fresh, written},
     simd::{add_scaled, widest},
     swiglu::{Bank, Block, Hidden, Outer, outer_all},
     take,
@@ -24,37 +25,17 @@ pub(in crate::ops) struct Sent<'a> {
 pub(in crate::ops) fn experts(sent: Sent<'_>) -> (Vec<f32>, Hidden) {
     let Sent { x, bank, weight, dispatch } = sent;
     let (d, width, all) = (bank.d_model, bank.width, dispatch.rows().len());
-    let mut hidden = Hidden::new(all * width);
-    let mut answers = vec![0.0; all * d];
-    {
-        let (mut g, mut u) = (&mut hidden.gate[..], &mut hidden.up[..]);
-        let mut y = &mut answers[..];
-        let tasks: Vec<_> = blocks(dispatch)
-            .map(|(expert, rows)| {
-                let size = rows.len();
-                let (g, u) = (take(&mut g, size * width), take(&mut u, size * width));
-                (expert, rows, g, u, take(&mut y, size * d))
-            })
-            .collect();
-        tasks.into_par_iter().for_each(|(expert, rows, g, u, y)| {
-            bank.forward(expert, &gathered(x, rows, d), g, u, y);
-        });
-    }
-    let mut y = vec![0.0; x.len()];
-    y.par_chunks_mut(BLOCK * d).enumerate().for_each(|(block, y)| {
-        widest(
-            #[inline(always)]
-            || {
-                for (row, y) in (block * BLOCK..).zip(y.chunks_exact_mut(d)) {
-                    for &at in dispatch.of_row(row) {
-                        let at = at as usize;
-                        add_scaled(y, weight[at], &answers[at * d..(at + 1) * d]);
-                    }
-                }
-            },
-        );
+    let tasks = blocks(dispatch).map(|(expert, rows)| {
+        let size = rows.len() * width;
+        ((expert, rows), [size, size, rows.len() * d])
     });
-    (y, hidden)
+    let sizes = [all * width, all * width, all * d];
+    let [gate, up, answers] = fresh(sizes, tasks, |(expert, rows), parts| {
+        let mut sent = blank(rows.len() * d);
+        bank.forward(expert, gathered(x, rows, d, &mut sent), parts)
+    });
+    let y = summed(&answers, [x.len() / d, d], dispatch, |at| weight[at]);
+    (y, Hidden { gate, up })
 }
 
 /// Gradients of `x`, of `weight`, and of `gate`, `up` and `down` where they learn.
@@ -67,64 +48,76 @@ pub(in crate::ops) fn experts_backward(
     let Sent { x, bank, weight, dispatch } = sent;
     let (d, width, all) = (bank.d_model, bank.width, dispatch.rows().len());
     let Hidden { gate: mut g, up: mut u } = hidden;
-    let mut h = vec![0.0; all * width];
     let mut dweight = vec![0.0; all];
     // By assignment: what each expert got, and the gradients of its answer and of its input.
-    let (mut sent, mut danswer) = (vec![0.0; all * d], vec![0.0; all * d]);
-    let mut dsent = vec![0.0; all * d];
-    {
-        let (mut g, mut u, mut h) = (&mut g[..], &mut u[..], &mut h[..]);
-        let (mut sent, mut danswer) = (&mut sent[..], &mut danswer[..]);
-        let (mut dsent, mut dweight, mut weight) = (&mut dsent[..], &mut dweight[..], weight);
-        let tasks: Vec<_> = blocks(dispatch)
-            .map(|(expert, rows)| {
-                let size = rows.len();
-                let (own, rest) = weight.split_at(size);
-                weight = rest;
-                let sent = (take(&mut sent, size * d), take(&mut danswer, size * d));
-                let hidden = [&mut g, &mut u, &mut h].map(|all| take(all, size * width));
-                let weight = (own, take(&mut dweight, size));
-                (expert, rows, sent, hidden, take(&mut dsent, size * d), weight)
-            })
-            .collect();
-        tasks.into_par_iter().for_each(|task| {
-            let (expert, rows, (sent, danswer), [g, u, h], dx, weight) = task;
-            gather(x, rows, d, sent);
-            gather(dy, rows, d, danswer);
-            let block = Block { dy: danswer, g, u, h, dx, weight: Some(weight) };
-            bank.backward(expert, block);
+    let [sent, danswer, h, dsent] = {
+        let (mut g, mut u) = (&mut g[..], &mut u[..]);
+        let (mut dweight, mut weight) = (&mut dweight[..], weight);
+        let tasks = blocks(dispatch).map(|(expert, rows)| {
+            let size = rows.len();
+            let (own, rest) = weight.split_at(size);
+            weight = rest;
+            let hidden = [&mut g, &mut u].map(|all| take(all, size * width));
+            let weight = (own, take(&mut dweight, size));
+            ((expert, rows, hidden, weight), [size * d, size * d, size * width, size * d])
         });
-    }
-    let mut dx = vec![0.0; x.len()];
-    dx.par_chunks_mut(BLOCK * d).enumerate().for_each(|(block, dx)| {
-        widest(
-            #[inline(always)]
-            || {
-                for (row, dx) in (block * BLOCK..).zip(dx.chunks_exact_mut(d)) {
-                    for &at in dispatch.of_row(row) {
-                        let at = at as usize;
-                        add_scaled(dx, 1.0, &dsent[at * d..(at + 1) * d]);
-                    }
-                }
-            },
-        );
-    });
+        let sizes = [all * d, all * d, all * width, all * d];
+        fresh(sizes, tasks, |(expert, rows, [g, u], weight), [sent, danswer, h, dsent]| {
+            let sent = gathered(x, rows, d, sent);
+            let danswer = gathered(dy, rows, d, danswer);
+            let block = Block { dy: danswer, g, u, weight: Some(weight) };
+            let [h, dsent] = bank.backward(expert, block, [h, dsent]);
+            [sent, danswer, h, dsent]
+        })
+    };
+    let dx = summed(&dsent, [x.len() / d, d], dispatch, |_| 1.0);
     if !matrices_learn {
         return (dx, dweight, None);
     }
-    let size = d * width;
-    let experts = bank.gate.len() / size;
-    let [mut dgate, mut dup, mut ddown] = [(); 3].map(|()| vec![0.0; experts * size]);
-    let mut tasks = Vec::with_capacity(3 * experts);
-    let matrices = dgate.chunks_mut(size).zip(dup.chunks_mut(size)).zip(ddown.chunks_mut(size));
-    for (((dgate, dup), ddown), ends) in matrices.zip(dispatch.starts().windows(2)) {
-        let (wide, deep) = (ends[0] * width..ends[1] * width, ends[0] * d..ends[1] * d);
-        tasks.push(Outer { out: dgate, a: &sent[deep.clone()], b: &g[wide.clone()], cols: width });
-        tasks.push(Outer { out: dup, a: &sent[deep.clone()], b: &u[wide.clone()], cols: width });
-        tasks.push(Outer { out: ddown, a: &h[wide], b: &danswer[deep], cols: d });
-    }
-    outer_all(tasks);
-    (dx, dweight, Some([dgate, dup, ddown]))
+    let (wide, deep) = ([d, width], [width, d]);
+    let experts = || dispatch.starts().windows(2).map(|ends| ends[0]..ends[1]);
+    let outer = |a, b, [inputs, outputs]: [usize; 2], rows: Range<usize>| Outer {
+        a: cut(a, &rows, inputs),
+        b: cut(b, &rows, outputs),
+        shape: [inputs, outputs],
+    };
+    let gate = experts().map(|rows| (0, outer(&sent, &g, wide, rows)));
+    let up = experts().map(|rows| (1, outer(&sent, &u, wide, rows)));
+    let down = experts().map(|rows| (2, outer(&h, &danswer, deep, rows)));
+    let outers: Vec<_> = gate.chain(up).chain(down).collect();
+    (dx, dweight, Some(outer_all(&outers)))
+}
+
+/// Some rows of `[.., width]`.
+fn cut<'a>(all: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
+    &all[rows.start * width..rows.end * width]
+}
+
+/// For each row the sum of its assignments' answers, times their weights.
+fn summed(
+    answers: &[f32],
+    [rows, d]: [usize; 2],
+    dispatch: &Dispatch,
+    weight: impl Fn(usize) -> f32 + Sync,
+) -> Vec<f32> {
+    let tasks = (0..rows).step_by(BLOCK).map(|start| (start, [BLOCK.min(rows - start) * d]));
+    let [y] = fresh([rows * d], tasks, |start, [y]| {
+        let y = widest(
+            #[inline(always)]
+            || {
+                let y = written(y, std::iter::repeat(0.0));
+                for (row, y) in (start..).zip(y.chunks_exact_mut(d)) {
+                    for &at in dispatch.of_row(row) {
+                        let at = at as usize;
+                        add_scaled(y, weight(at), &answers[at * d..(at + 1) * d]);
+                    }
+                }
+                y
+            },
+        );
+        [y]
+    });
+    y
 }
 
 /// The rows of each expert, in blocks.
@@ -135,14 +128,7 @@ fn blocks(dispatch: &Dispatch) -> impl Iterator<Item = (usize, &[u32])> {
     })
 }
 
-fn gathered(x: &[f32], rows: &[u32], d: usize) -> Vec<f32> {
-    let mut sent = vec![0.0; rows.len() * d];
-    gather(x, rows, d, &mut sent);
-    sent
-}
-
-fn gather(x: &[f32], rows: &[u32], d: usize, to: &mut [f32]) {
-    for (to, &row) in to.chunks_exact_mut(d).zip(rows) {
-        to.copy_from_slice(&x[row as usize * d..][..d]);
-    }
+/// The rows' numbers, one row behind the other.
+fn gathered<'a>(x: &[f32], rows: &[u32], d: usize, to: &'a mut Blank) -> &'a mut [f32] {
+    copied(to, rows.iter().map(|&row| &x[row as usize * d..][..d]))
 }

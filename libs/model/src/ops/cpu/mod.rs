@@ -5,6 +5,7 @@ mod attention;
 mod cross_entropy;
 mod experts;
 mod feed_forward;
+mod fresh;
 mod linear;
 mod norm;
 mod product;

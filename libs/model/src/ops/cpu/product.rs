@@ -1,4 +1,5 @@
 //! Matrix products on slices, one thread each: callers divide the work.
+use super::fresh::{Blank, written};
 
 /// A matrix that is read.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,11 @@ impl<'a> View<'a> {
         view
     }
 
+    /// Rows and columns.
+    pub(super) fn shape(self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
     /// Transposed, without a copy.
     pub(super) fn t(self) -> Self {
         Self {
@@ -42,35 +48,58 @@ impl<'a> View<'a> {
     }
 }
 
-/// `out = a b`, or `out += a b`. `out`: `[a.rows, b.cols]`, rows `stride` apart.
-pub(super) fn product(out: &mut [f32], stride: usize, add: bool, a: View<'_>, b: View<'_>) {
+/// `a b`, row by row, in `out`: `[a.rows, b.cols]`.
+pub(super) fn product<'a>(out: &'a mut Blank, a: View<'_>, b: View<'_>) -> &'a mut [f32] {
+    assert_eq!(out.len(), a.rows * b.cols, "room for the whole result");
+    if a.cols == 0 {
+        return written(out, std::iter::repeat(0.0));
+    }
+    multiply(out.as_mut_ptr().cast(), out.len(), false, a, b);
+    // SAFETY: `multiply` has written every number of the result, which is the whole of `out`.
+    #[allow(unsafe_code)]
+    unsafe {
+        out.assume_init_mut()
+    }
+}
+
+/// `out = a b`. `out`: `[a.rows, b.cols]`, row by row; what it held is lost.
+pub(super) fn product_into(out: &mut [f32], a: View<'_>, b: View<'_>) {
+    if a.cols == 0 {
+        out.fill(0.0);
+    }
+    multiply(out.as_mut_ptr(), out.len(), false, a, b);
+}
+
+/// `out += a b`. `out`: `[a.rows, b.cols]`, row by row.
+pub(super) fn add_product(out: &mut [f32], a: View<'_>, b: View<'_>) {
+    multiply(out.as_mut_ptr(), out.len(), true, a, b);
+}
+
+/// Writes `a b` to the `size` numbers from `out` on, or adds it to them; touches nothing where a
+/// size is 0. `out` is the start of a slice that the caller has borrowed mutably.
+fn multiply(out: *mut f32, size: usize, add: bool, a: View<'_>, b: View<'_>) {
     assert_eq!(a.cols, b.rows, "inner sizes agree");
     let (m, n, k) = (a.rows, b.cols, a.cols);
-    if m == 0 || n == 0 {
-        return;
-    }
-    assert!(n <= stride && (m - 1) * stride + n <= out.len(), "the result fits in `out`");
-    if k == 0 {
-        if !add {
-            out.chunks_mut(stride).take(m).for_each(|row| row[..n].fill(0.0));
-        }
+    assert_eq!(size, m * n, "the result fits in `out`");
+    if size == 0 || k == 0 {
         return;
     }
     a.check();
     b.check();
     // SAFETY: every index that the call forms is `row * row_stride + col * col_stride` with row and
     // col within the sizes given, and the checks above hold the largest of each matrix within its
-    // slice. `out` is borrowed mutably, so it overlaps neither `a` nor `b`. All strides are far below
-    // `isize::MAX`, being bounded by the lengths of slices.
+    // slice. `out` is borrowed mutably, so it overlaps neither `a` nor `b`; where nothing is added
+    // it is only written. All strides are far below `isize::MAX`, being bounded by the lengths of
+    // slices.
     #[allow(unsafe_code)]
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out,
             1,
-            stride as isize,
+            n as isize,
             add,
             a.data.as_ptr(),
             a.col_stride as isize,
@@ -92,35 +121,37 @@ pub(super) fn product(out: &mut [f32], stride: usize, add: bool, a: View<'_>, b:
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::fresh::blank, *};
 
     proptest! {
         #[test]
         fn products_are_those_of_the_definition(
-            m in 0_usize..20, n in 0_usize..20, k in 0_usize..20, pad in 0_usize..3,
-            (a_t, b_t, add) in any::<(bool, bool, bool)>(), seed in 0_u32..1_000,
+            m in 0_usize..20, n in 0_usize..20, k in 0_usize..20,
+            (a_t, b_t) in any::<(bool, bool)>(), seed in 0_u32..1_000,
         ) {
             let value = |at: usize| ((at as u32 * 37 + seed) % 17) as f32 - 8.0;
             let a: Vec<f32> = (0..m * k).map(value).collect();
             let b: Vec<f32> = (0..k * n).map(|at| value(at + 5)).collect();
-            let stride = n + pad;
-            let mut out = vec![3.0; m * stride];
             let view = |data, rows, cols, t: bool| {
                 if t { View::new(data, cols, rows).t() } else { View::new(data, rows, cols) }
             };
-            product(&mut out, stride, add, view(&a, m, k, a_t), view(&b, k, n, b_t));
-            for row in 0..m {
-                for col in 0..n {
-                    let sum: f32 = (0..k).map(|at| {
-                        let a = if a_t { a[at * m + row] } else { a[row * k + at] };
-                        let b = if b_t { b[col * k + at] } else { b[at * n + col] };
-                        a * b
-                    }).sum();
-                    let expected = sum + if add { 3.0 } else { 0.0 };
-                    prop_assert_eq!(out[row * stride + col], expected);
-                }
-                prop_assert!(out[row * stride + n..(row + 1) * stride].iter().all(|v| *v == 3.0));
-            }
+            let (a_view, b_view) = (view(&a, m, k, a_t), view(&b, k, n, b_t));
+            let expected: Vec<f32> = (0..m * n).map(|at| {
+                let (row, col) = (at / n, at % n);
+                (0..k).map(|at| {
+                    let a = if a_t { a[at * m + row] } else { a[row * k + at] };
+                    let b = if b_t { b[col * k + at] } else { b[at * n + col] };
+                    a * b
+                }).sum()
+            }).collect();
+            let mut out = blank(m * n);
+            prop_assert_eq!(&*product(&mut out, a_view, b_view), &expected[..]);
+            let mut out = vec![3.0; m * n];
+            product_into(&mut out, a_view, b_view);
+            prop_assert_eq!(&out, &expected);
+            out.fill(3.0);
+            add_product(&mut out, a_view, b_view);
+            prop_assert!(out.iter().zip(&expected).all(|(out, expected)| *out == expected + 3.0));
         }
     }
 }

@@ -1,8 +1,7 @@
 //! What one SwiGLU expert does to a block of rows: `(silu(x gate) * (x up)) down`.
-use rayon::prelude::*;
-
 use super::{
-    product::{View, product},
+    fresh::{Blank, blank, copied, fresh, written},
+    product::{View, add_product, product},
     simd::{sigmoid, widest},
 };
 
@@ -37,39 +36,45 @@ impl<'a> Bank<'a> {
         View::new(self.of(self.down, expert), self.width, self.d_model)
     }
 
-    /// `x`, `y`: `[rows, d_model]`; leaves `x gate` in `g` and `x up` in `u`, `[rows, width]`.
-    pub(super) fn forward(
+    /// `x`: `[rows, d_model]`. Writes `x gate` and `x up`, `[rows, width]`, and the answers,
+    /// `[rows, d_model]`.
+    pub(super) fn forward<'b>(
         &self,
         expert: usize,
         x: &[f32],
-        g: &mut [f32],
-        u: &mut [f32],
-        y: &mut [f32],
-    ) {
-        let (rows, d, width) = (g.len() / self.width, self.d_model, self.width);
+        [g, u, y]: [&'b mut Blank; 3],
+    ) -> [&'b mut [f32]; 3] {
+        let (rows, d, width) = (x.len() / self.d_model, self.d_model, self.width);
         let x = View::new(x, rows, d);
-        product(g, width, false, x, self.gate(expert));
-        product(u, width, false, x, self.up(expert));
-        let mut h = vec![0.0; g.len()];
+        let g = product(g, x, self.gate(expert));
+        let u = product(u, x, self.up(expert));
+        let mut h = blank(g.len());
+        let h = copied(&mut h, std::iter::once(&*g));
         widest(
             #[inline(always)]
             || {
-                for ((h, g), u) in h.iter_mut().zip(&*g).zip(&*u) {
-                    *h = g * sigmoid(*g) * u;
+                for (h, u) in h.iter_mut().zip(&*u) {
+                    *h = *h * sigmoid(*h) * u;
                 }
             },
         );
-        product(y, d, false, View::new(&h, rows, width), self.down(expert));
+        let y = product(y, View::new(h, rows, width), self.down(expert));
+        [g, u, y]
     }
 
-    /// `g`, `u`: what the forward pass left; replaced by their gradients. `h`: receives the hidden
-    /// layer times the row's weight, whose product with `dy` is the gradient of `down`. `dx`,
-    /// `dy`: `[rows, d_model]`. `weight`: of each row's answer; `dweight`: its gradient.
-    pub(super) fn backward(&self, expert: usize, block: Block<'_>) {
-        let Block { dy, g, u, h, dx, weight } = block;
+    /// Writes the hidden layer times the row's weight, whose product with `dy` is the gradient of
+    /// `down`, `[rows, width]`, and the gradient of `x`, `[rows, d_model]`.
+    pub(super) fn backward<'b>(
+        &self,
+        expert: usize,
+        block: Block<'_>,
+        [h, dx]: [&'b mut Blank; 2],
+    ) -> [&'b mut [f32]; 2] {
+        let Block { dy, g, u, weight } = block;
         let (rows, d, width) = (g.len() / self.width, self.d_model, self.width);
-        let mut dh = vec![0.0; h.len()];
-        product(&mut dh, width, false, View::new(dy, rows, d), self.down(expert).t());
+        let mut dh = blank(g.len());
+        let dh = product(&mut dh, View::new(dy, rows, d), self.down(expert).t());
+        let h = copied(h, std::iter::once(&*g));
         widest(
             #[inline(always)]
             || {
@@ -104,18 +109,21 @@ impl<'a> Bank<'a> {
                 }
             },
         );
-        product(dx, d, false, View::new(g, rows, width), self.gate(expert).t());
-        product(dx, d, true, View::new(u, rows, width), self.up(expert).t());
+        let dx = product(dx, View::new(g, rows, width), self.gate(expert).t());
+        add_product(dx, View::new(u, rows, width), self.up(expert).t());
+        [h, dx]
     }
 }
 
-/// Rows of one expert on the way back; see [`Bank::backward`].
+/// Rows of one expert on the way back.
 pub(super) struct Block<'a> {
+    /// Gradient of the answers, `[rows, d_model]`.
     pub(super) dy: &'a [f32],
+    /// `x gate`, `[rows, width]`; replaced by its gradient.
     pub(super) g: &'a mut [f32],
+    /// The same of `x up`.
     pub(super) u: &'a mut [f32],
-    pub(super) h: &'a mut [f32],
-    pub(super) dx: &'a mut [f32],
+    /// Of each row's answer, and where the gradient of that goes, `[rows]`.
     pub(super) weight: Option<(&'a [f32], &'a mut [f32])>,
 }
 
@@ -126,38 +134,45 @@ pub(in crate::ops) struct Hidden {
     pub(super) up: Vec<f32>,
 }
 
-impl Hidden {
-    pub(super) fn new(size: usize) -> Self {
-        Self { gate: vec![0.0; size], up: vec![0.0; size] }
-    }
-}
-
-/// Rows of a result that one task computes.
-const PART: usize = 64;
-
-/// `out = a^T b` for the rows `a`: `[rows, out.len() / cols]` and `b`: `[rows, cols]`: what a matrix
-/// learns from a batch.
+/// `a^T b`: what a matrix of `shape` learns from the rows `a`: `[rows, shape[0]]`, and `b`:
+/// `[rows, shape[1]]`.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Outer<'a> {
-    pub(super) out: &'a mut [f32],
     pub(super) a: &'a [f32],
     pub(super) b: &'a [f32],
-    pub(super) cols: usize,
+    pub(super) shape: [usize; 2],
 }
 
-/// Computes all, in parts of about one size.
-pub(super) fn outer_all(tasks: Vec<Outer<'_>>) {
-    let parts: Vec<_> = tasks
-        .into_iter()
-        .flat_map(|Outer { out, a, b, cols }| {
-            let stride = out.len() / cols;
-            out.chunks_mut(PART * cols)
-                .enumerate()
-                .map(move |(part, out)| (out, &a[(part * PART).min(a.len())..], stride, b, cols))
+/// Computes all. Those of one result are given with its number, one behind the other.
+pub(super) fn outer_all<const N: usize>(outers: &[(usize, Outer<'_>)]) -> [Vec<f32>; N] {
+    let mut sizes = [0; N];
+    outers.iter().for_each(|(of, outer)| sizes[*of] += outer.shape[0] * outer.shape[1]);
+    let part = part(outers.iter().map(|(_, outer)| outer.shape[0]).sum());
+    let tasks = outers.iter().flat_map(|&(of, outer)| {
+        let [all, cols] = outer.shape;
+        (0..all).step_by(part).map(move |start| {
+            let count = part.min(all - start);
+            let mut sizes = [0; N];
+            sizes[of] = count * cols;
+            ((of, outer, start, count), sizes)
         })
-        .collect();
-    parts.into_par_iter().for_each(|(out, a, stride, b, cols)| {
-        let rows = b.len() / cols;
-        let a = View::strided(a, rows, out.len() / cols, stride).t();
-        product(out, cols, false, a, View::new(b, rows, cols));
     });
+    fresh(sizes, tasks, |(of, Outer { a, b, shape: [all, cols] }, start, count), parts| {
+        let rows = b.len() / cols;
+        let a = View::strided(&a[start.min(a.len())..], rows, count, all).t();
+        let mut at = 0..N;
+        parts.map(|part| match at.next() {
+            Some(at) if at == of => product(part, a, View::new(b, rows, cols)),
+            _ => written(part, std::iter::empty()),
+        })
+    })
+}
+
+/// Rows of a result that one task computes, of so many in all. Each task packs its `b` anew, so
+/// large ones where there are tasks enough for every thread anyway.
+fn part(rows: usize) -> usize {
+    match rows.div_ceil(rayon::current_num_threads()) {
+        many if many >= 1024 => 256,
+        few => few.next_multiple_of(16).clamp(32, 128),
+    }
 }
