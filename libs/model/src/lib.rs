@@ -29,6 +29,7 @@
 //! ```
 
 mod architecture;
+mod awake;
 mod background;
 mod batch;
 mod device;
@@ -42,6 +43,7 @@ mod weights;
 mod wide;
 
 pub use architecture::{Affinity, Architecture, Task};
+pub use awake::in_haste;
 pub use background::in_background;
 pub use batch::Batch;
 #[cfg(feature = "cuda")]

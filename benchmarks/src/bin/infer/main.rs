@@ -117,7 +117,7 @@ fn main() -> anyhow::Result<()> {
         let mut samples_s = Vec::with_capacity(options.requests);
         for row in next.by_ref().take(options.requests) {
             let began = Instant::now();
-            answer(&network, row)?;
+            tidegate_model::in_haste(|| answer(&network, row))?;
             samples_s.push(began.elapsed().as_secs_f64());
         }
         samples.add("ours", Timed { samples_s });

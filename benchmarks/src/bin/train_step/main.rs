@@ -131,11 +131,10 @@ fn main() -> anyhow::Result<()> {
                 what,
                 // On the pool's own threads, as the trainer does it.
                 timed(seconds, || {
-                    let mut work = || match what {
+                    rayon::scope(|_| match what {
                         "forward" => ours.forward().map(drop),
                         _ => ours.train().map(drop),
-                    };
-                    if std::env::var("SCOPE").is_ok() { rayon::scope(|_| work()) } else { work() }
+                    })
                 })?,
             );
             for way in &options.ways {

@@ -90,9 +90,15 @@ impl<B: Kernels> Attention<B> {
         heads: Heads,
         segments: &Segments,
     ) -> Tensor<B, 2> {
-        let query = product(x.clone(), &self.query, &self.query_lora);
-        let key = product(x.clone(), &self.key, &self.key_lora);
-        let value = product(x, &self.value, &self.value_lora);
+        let matrices = [&self.query, &self.key, &self.value].map(Param::val);
+        let changes = [&self.query_lora, &self.key_lora, &self.value_lora];
+        let mut changes = changes.into_iter();
+        let [query, key, value] = B::project_all(x.clone(), matrices).map(|y| {
+            match changes.next().and_then(Option::as_ref) {
+                Some(lora) => y + lora.forward(x.clone()),
+                None => y,
+            }
+        });
         let prefix = self.prefix.as_ref().map(Prefix::val);
         let seen = B::attend(query, key, value, prefix, heads, segments);
         product(seen, &self.out, &self.out_lora)

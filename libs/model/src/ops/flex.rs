@@ -96,6 +96,17 @@ impl Kernels for Flex {
         tensor(y, Shape::new([rows, outputs]), dtype)
     }
 
+    fn project_all(x: Tensor<Self, 2>, matrices: [Tensor<Self, 2>; 3]) -> [Tensor<Self, 2>; 3] {
+        let dtype = x.dtype();
+        let (x, matrices) = (Plane::of(x), matrices.map(Plane::of));
+        let [rows, inputs] = x.shape().dims();
+        let all = cpu::linear_all(x.values(), matrices.each_ref().map(Plane::values), inputs);
+        all.map(|y| {
+            let outputs = y.len() / rows;
+            tensor(y, Shape::new([rows, outputs]), dtype)
+        })
+    }
+
     fn rms_norm(x: Tensor<Self, 2>, gain: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
         let dtype = x.dtype();
         let (x, gain) = (Plane::of(x), Plane::of(gain));

@@ -30,6 +30,12 @@ pub trait Kernels: Fp8Backend {
         x.matmul(matrix)
     }
 
+    /// The same with three matrices at once.
+    #[doc(hidden)]
+    fn project_all(x: Tensor<Self, 2>, matrices: [Tensor<Self, 2>; 3]) -> [Tensor<Self, 2>; 3] {
+        matrices.map(|matrix| Self::project(x.clone(), matrix))
+    }
+
     /// `x / sqrt(mean(x^2) + epsilon) * gain`, each row by itself (Zhang and Sennrich 2019, arXiv
     /// 1910.07467).
     ///

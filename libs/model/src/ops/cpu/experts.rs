@@ -2,7 +2,7 @@
 use std::ops::Range;
 
 use super::{
-    BLOCK, block,
+    BLOCK, WORTH, block,
     fresh::{Blank, blank, copied, fresh, written},
     simd::{add_scaled, widest},
     swiglu::{Bank, Block, Hidden, Outer, outer_all},
@@ -122,7 +122,8 @@ fn summed(
 
 /// The rows of each expert, in blocks.
 fn blocks(dispatch: &Dispatch) -> impl Iterator<Item = (usize, &[u32])> {
-    let size = block(dispatch.rows().len());
+    // A task for each expert at least, so the size of the work does not matter.
+    let size = block(dispatch.rows().len(), WORTH);
     dispatch.starts().windows(2).enumerate().flat_map(move |(expert, ends)| {
         dispatch.rows()[ends[0]..ends[1]].chunks(size).map(move |rows| (expert, rows))
     })

@@ -9,7 +9,7 @@ use super::{
 pub(in crate::ops) fn feed_forward(x: &[f32], bank: Bank<'_>) -> (Vec<f32>, Hidden) {
     let (d, width) = (bank.d_model, bank.width);
     let rows = x.len() / d;
-    let tasks = x.chunks(block(rows) * d).map(|x| {
+    let tasks = x.chunks(block(rows, 3 * d * width) * d).map(|x| {
         let size = x.len() / d * width;
         (x, [size, size, x.len()])
     });
@@ -28,7 +28,7 @@ pub(in crate::ops) fn feed_forward_backward(
 ) -> (Vec<f32>, Option<[Vec<f32>; 3]>) {
     let (d, width) = (bank.d_model, bank.width);
     let Hidden { gate: mut g, up: mut u } = hidden;
-    let block = block(x.len() / d);
+    let block = block(x.len() / d, 3 * d * width);
     let hidden = g.chunks_mut(block * width).zip(u.chunks_mut(block * width));
     let tasks = dy.chunks(block * d).zip(hidden).map(|(dy, (g, u))| {
         let sizes = [g.len(), dy.len()];

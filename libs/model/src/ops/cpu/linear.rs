@@ -28,10 +28,29 @@ pub(in crate::ops) fn linear_backward(
     [dx, dmatrix]
 }
 
+/// `x`: `[rows, inputs]`; returns the products with each matrix, `[rows, outputs]`.
+pub(in crate::ops) fn linear_all(x: &[f32], matrices: [&[f32]; 3], inputs: usize) -> [Vec<f32>; 3] {
+    let rows = x.len() / inputs;
+    let outputs = matrices.map(|matrix| matrix.len() / inputs);
+    let block = block(rows, inputs * outputs.iter().sum::<usize>());
+    let tasks = x.chunks(block * inputs).map(|x| {
+        let rows = x.len() / inputs;
+        (View::new(x, rows, inputs), outputs.map(|outputs| rows * outputs))
+    });
+    fresh(outputs.map(|outputs| rows * outputs), tasks, |x, parts| {
+        let mut of = matrices.iter().zip(outputs);
+        parts.map(|part| {
+            let (matrix, outputs) = of.next().expect("a matrix for each result");
+            product(part, x, View::new(matrix, inputs, outputs))
+        })
+    })
+}
+
 fn rows_times(x: &[f32], matrix: View<'_>) -> Vec<f32> {
     let [inputs, outputs] = matrix.shape();
     let rows = x.len() / inputs;
-    let tasks = x.chunks(block(rows) * inputs).map(|x| (x, [x.len() / inputs * outputs]));
+    let tasks =
+        x.chunks(block(rows, inputs * outputs) * inputs).map(|x| (x, [x.len() / inputs * outputs]));
     let [y] = fresh([rows * outputs], tasks, |x, [y]| {
         [product(y, View::new(x, x.len() / inputs, inputs), matrix)]
     });

@@ -18,7 +18,7 @@ pub(super) use self::{
     cross_entropy::{cross_entropy, cross_entropy_backward},
     experts::{Sent, experts, experts_backward},
     feed_forward::{feed_forward, feed_forward_backward},
-    linear::{linear, linear_backward},
+    linear::{linear, linear_all, linear_backward},
     norm::{rms_norm, rms_norm_backward},
     swiglu::{Bank, Hidden},
 };
@@ -26,11 +26,16 @@ pub(super) use self::{
 /// Rows that a task works on at a time, where the work by row is little.
 const BLOCK: usize = 64;
 
-/// Rows of one task of `rows` that are multiplied: few enough that there are tasks for every thread,
-/// and otherwise many, since each task packs its matrix anew (of 64 rows and a transposed matrix,
-/// packing takes two thirds of the time).
-fn block(rows: usize) -> usize {
-    rows.div_ceil(rayon::current_num_threads()).next_multiple_of(16).clamp(16, 512)
+/// Multiplications below which a task is not worth its hand-over.
+const WORTH: usize = 100_000;
+
+/// Rows of one task of `rows`, each `work` multiplications: few enough that there are tasks for
+/// every thread, and otherwise many, since each task packs its matrix anew (of 64 rows and a
+/// transposed matrix, packing takes two thirds of the time).
+fn block(rows: usize, work: usize) -> usize {
+    let least = WORTH.div_ceil(work.max(1)).max(16);
+    let even = rows.div_ceil(rayon::current_num_threads());
+    even.max(least).next_multiple_of(16).min(512)
 }
 
 /// Splits off the first `size` elements of what is left.
