@@ -155,12 +155,12 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-    def __init__(self, a, dispatch):
+    def __init__(self, a, dispatch, classes=None):
         super().__init__()
         self.embedding = nn.Parameter(torch.empty(a["vocab"], a["d_model"]))
         self.blocks = nn.ModuleList(Block(a, dispatch) for _ in range(a["layers"]))
         self.norm = RmsNorm(a["d_model"], a["norm_epsilon"])
-        self.head = Head(a["d_model"], a["vocab"])
+        self.head = Head(a["d_model"], classes or a["vocab"])
         self.rotation = Rotation(a["context"], a["d_model"] // a["heads"], a["rope_base"])
 
     def forward(self, tokens):
@@ -178,9 +178,10 @@ class Network(nn.Module):
             block.mixture.balance(counts, step_size)
 
 
-def load(path, architecture, dispatch):
-    """`architecture`: the fields of our `architecture.json`. Every name and shape must fit."""
-    network = Network(architecture, dispatch)
+def load(path, architecture, dispatch, classes=None):
+    """`architecture`: the fields of our `architecture.json`. Every name and shape must fit. The
+    head's columns are the vocabulary, or so many `classes`."""
+    network = Network(architecture, dispatch, classes)
     weights = load_file(path)
     # The wide path is a table beside the network; nothing here has n-grams.
     network.load_state_dict({n: w for n, w in weights.items() if not n.startswith("wide.")})

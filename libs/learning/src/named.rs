@@ -6,7 +6,7 @@ use burn::{
     tensor::{Tensor, TensorData, backend::Backend},
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use tidegate_model::Network;
+use tidegate_model::{Network, first_not_finite, from_le_bytes, to_le_bytes};
 
 use crate::{LearningError, optimizer::values};
 
@@ -31,8 +31,7 @@ pub(crate) fn to_bytes<I: Backend>(
     let mut kept = Vec::new();
     for (name, tensor) in tensors {
         let (shape, _) = &found.tensors[name];
-        let bytes: Vec<u8> =
-            values(tensor.clone()).iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes = to_le_bytes(&values(tensor.clone()));
         kept.push((name.clone(), shape.clone(), bytes));
     }
     let views = kept
@@ -61,9 +60,8 @@ pub(crate) fn from_bytes<I: Backend>(
         if view.dtype() != Dtype::F32 {
             return Err(bad(file, format!("`{name}` is not F32")));
         }
-        let word = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("chunks of 4"));
-        let old: Vec<f32> = view.data().chunks_exact(4).map(word).collect();
-        if !old.iter().all(|value| value.is_finite()) {
+        let old = from_le_bytes(view.data());
+        if first_not_finite(&old).is_some() {
             return Err(bad(file, format!("`{name}` has a value that is not finite")));
         }
         if let Some(values) = widened(&old, view.shape(), &shape) {

@@ -19,7 +19,7 @@ pub struct ArtifactStore {
     folder: PathBuf,
 }
 
-/// A generation whose every byte was checked against its name. There is no other way to make one,
+/// A generation, each byte here checked against its name. There is no other way to make one,
 /// so that an unverified generation cannot be served by accident.
 #[derive(Debug, Clone)]
 pub struct Verified {
@@ -148,9 +148,30 @@ impl ArtifactStore {
     /// # Errors
     /// As [`ArtifactStore::manifest`], and [`ArtifactError::File`] naming the file.
     pub async fn generation(&self, id: &GenerationId) -> Result<Verified, ArtifactError> {
+        self.read_generation(id, |_| true).await
+    }
+
+    /// The same of those of the files `names` that it has: to serve needs less than to go on
+    /// learning, whose state is most of a generation's bytes.
+    ///
+    /// # Errors
+    /// As [`ArtifactStore::generation`].
+    pub async fn generation_part(
+        &self,
+        id: &GenerationId,
+        names: &[&str],
+    ) -> Result<Verified, ArtifactError> {
+        self.read_generation(id, |name| names.contains(&name)).await
+    }
+
+    async fn read_generation(
+        &self,
+        id: &GenerationId,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Verified, ArtifactError> {
         let manifest = self.manifest(id).await?;
         let mut files = BTreeMap::new();
-        for (name, entry) in &manifest.files {
+        for (name, entry) in manifest.files.iter().filter(|(name, _)| wanted(name)) {
             let bytes = self.get(&entry.hash).await.map_err(|error| ArtifactError::File {
                 generation: *id,
                 file: name.clone(),

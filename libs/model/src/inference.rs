@@ -105,6 +105,10 @@ enum Deep {
 }
 
 impl Model {
+    /// The files that a model is built from; the last two only where it has adapters.
+    pub const FILES: [&str; 6] =
+        [ARCHITECTURE, LABELS, TOKENIZER, WEIGHTS, ADAPTERS, ADAPTER_WEIGHTS];
+
     /// Builds the model from a generation's files.
     ///
     /// # Errors

@@ -32,6 +32,7 @@ mod architecture;
 mod awake;
 mod background;
 mod batch;
+mod bytes;
 mod device;
 mod error;
 mod inference;
@@ -46,6 +47,7 @@ pub use architecture::{Affinity, Architecture, Task};
 pub use awake::in_haste;
 pub use background::in_background;
 pub use batch::Batch;
+pub use bytes::{first_not_finite, from_le_bytes, to_le_bytes};
 #[cfg(feature = "cuda")]
 pub use device::CudaBackend;
 pub use device::{CpuBackend, Device};

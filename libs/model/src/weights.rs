@@ -7,8 +7,10 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
     ADAPTER_WEIGHTS, Adapters, Architecture, ModelError, Network, WEIGHTS, WideTable,
+    first_not_finite, from_le_bytes,
     network::{Pair, Random, Source, Start},
     ops::Kernels,
+    to_le_bytes,
 };
 
 const WIDE_ROWS: &str = "wide.rows";
@@ -54,8 +56,8 @@ impl<B: Kernels> Weights<B> {
         let mut found = self.found();
         found.retain(|(name, _, _)| !Adapters::own(name));
         let shape = [self.wide.buckets(), self.wide.classes()];
-        found.push((WIDE_ROWS.to_owned(), shape.to_vec(), bytes_of(&self.wide.rows)));
-        found.push((WIDE_SQUARES.to_owned(), shape.to_vec(), bytes_of(&self.wide.squares)));
+        found.push((WIDE_ROWS.to_owned(), shape.to_vec(), to_le_bytes(&self.wide.rows)));
+        found.push((WIDE_SQUARES.to_owned(), shape.to_vec(), to_le_bytes(&self.wide.squares)));
         serialize(&found, WEIGHTS)
     }
 
@@ -152,10 +154,6 @@ fn bad(file: &'static str, error: &safetensors::SafeTensorError) -> ModelError {
     ModelError::BadFile { file, reason: error.to_string() }
 }
 
-fn bytes_of(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
 /// Collects every parameter under its path.
 struct Found {
     path: Vec<String>,
@@ -174,7 +172,7 @@ impl<B: Backend> ModuleVisitor<B> for Found {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
         let data = param.val().detach().into_data().convert::<f32>();
         let values: Vec<f32> = data.into_vec().expect("converted to f32 in the line above");
-        self.tensors.push((self.path.join("."), param.dims().to_vec(), bytes_of(&values)));
+        self.tensors.push((self.path.join("."), param.dims().to_vec(), to_le_bytes(&values)));
     }
 }
 
@@ -222,9 +220,8 @@ impl Source for File<'_> {
                 found: view.shape().to_vec(),
             });
         }
-        let word = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("chunks of 4"));
-        let values: Vec<f32> = view.data().chunks_exact(4).map(word).collect();
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+        let values = from_le_bytes(view.data());
+        if let Some(index) = first_not_finite(&values) {
             return Err(ModelError::NotFinite { name: name.to_owned(), index });
         }
         self.taken += 1;

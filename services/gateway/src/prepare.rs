@@ -1,5 +1,8 @@
 //! From a generation's name to a model that may serve: fetch, verify, build, compare, warm.
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tidegate_contracts::{ArtifactHash, GenerationId, Golden, Verdict};
 use tidegate_ledger::{ArtifactStore, Verified};
@@ -16,6 +19,10 @@ use crate::{
 /// How far a probability may be from the one the evaluator got: another machine rounds otherwise,
 /// another model answers otherwise.
 const TOLERANCE: f32 = 1e-4;
+
+/// How long a generation is warmed with more than one text: a large one that waits for its last
+/// page serves nobody.
+const WARMING: Duration = Duration::from_millis(100);
 
 /// Everything preparation needs.
 pub(crate) struct Preparer {
@@ -42,7 +49,11 @@ impl Preparer {
         if verdict.generation != id {
             return Err(PrepareError::ForeignVerdict(verdict.generation));
         }
-        let verified = self.artifacts.generation(&id).await.map_err(store("it"))?;
+        let began = Instant::now();
+        let verified = self.artifacts.generation_part(&id, &Model::FILES).await;
+        let verified = verified.map_err(store("it"))?;
+        let fetch_ms = began.elapsed().as_millis();
+        tracing::debug!(generation = id.short(), fetch_ms, "fetched and verified");
         let (device, max_batch) = (self.device, self.batch.max_batch);
         let built = tokio::task::spawn_blocking(move || {
             apart(|| build(&verified, &verdict.golden, recent, &device, max_batch))
@@ -70,7 +81,9 @@ fn build(
     device: &Device,
     max_batch: usize,
 ) -> Result<Model, PrepareError> {
+    let began = Instant::now();
     let model = Model::from_files(verified.files(), device)?;
+    let build_ms = began.elapsed().as_millis();
     let manifest = verified.manifest();
     if manifest.labels != model.labels() {
         let list = |labels: &[tidegate_contracts::Class]| {
@@ -83,8 +96,14 @@ fn build(
         let generation = manifest.id().short();
         tracing::warn!(generation, "its verdict holds no golden inputs: answers are not compared");
     }
+    let began = Instant::now();
     compare(&model, golden)?;
+    let compare_ms = began.elapsed().as_millis();
+    let began = Instant::now();
     warm(&model, golden, recent, max_batch)?;
+    let warm_ms = began.elapsed().as_millis();
+    let generation = manifest.id().short();
+    tracing::debug!(generation, build_ms, compare_ms, warm_ms, "built, compared and warmed");
     Ok(model)
 }
 
@@ -116,9 +135,13 @@ fn warm(
     if inputs.is_empty() {
         inputs.push(Input { text: "the first text".to_owned() });
     }
+    // One text; then as many as batches have, as far as time allows.
+    let began = Instant::now();
     model.predict(&inputs[..1])?;
-    // The sizes that batches have.
-    inputs.truncate(max_batch);
-    model.predict(&inputs)?;
+    let in_time = WARMING.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-6);
+    inputs.truncate(max_batch.min(in_time as usize));
+    if inputs.len() > 1 {
+        model.predict(&inputs)?;
+    }
     Ok(())
 }

@@ -6,7 +6,7 @@ use burn::{
     tensor::{Tensor, TensorData, backend::Backend},
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use tidegate_model::Network;
+use tidegate_model::{Network, first_not_finite, from_le_bytes, to_le_bytes};
 
 use super::{adamw::Moments, values};
 use crate::{LearningError, OPTIMIZER, Trains};
@@ -64,7 +64,7 @@ impl<B: Trains> ModuleVisitor<B> for Writer<'_, B::InnerBackend> {
         let name = self.path.join(".");
         let Some(moments) = self.moments.get(&name) else { return };
         for (part, moment) in [("m1", &moments.first), ("m2", &moments.second)] {
-            let bytes = values(moment.clone()).iter().flat_map(|v| v.to_le_bytes()).collect();
+            let bytes = to_le_bytes(&values(moment.clone()));
             let shape = param.dims().to_vec();
             self.tensors.push((format!("{name}.{part}"), Dtype::F32, shape, bytes));
         }
@@ -89,11 +89,11 @@ impl<B: Trains> Reader<'_, B> {
         if view.dtype() != Dtype::F32 || view.shape() != param.dims() {
             return None;
         }
-        let word = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("chunks of 4"));
-        let values: Vec<f32> = view.data().chunks_exact(4).map(word).collect();
-        let finite = values.iter().all(|value| value.is_finite());
+        let values = from_le_bytes(view.data());
         let size = values.len();
-        finite.then(|| Tensor::from_data(TensorData::new(values, [size]), &param.device()))
+        first_not_finite(&values)
+            .is_none()
+            .then(|| Tensor::from_data(TensorData::new(values, [size]), &param.device()))
     }
 
     fn state<const D: usize>(
