@@ -1,5 +1,5 @@
 # The verbs. `make demo` and `make test` do all of their own set-up.
-.PHONY: help demo up test lint cuda-check helm-check bench bench-curation bench-gateway bench-quality clean
+.PHONY: help demo up test lint cuda-check helm-check bench bench-curation bench-gateway bench-quality bench-train bench-infer bench-recovery clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
@@ -15,7 +15,7 @@ build: ## Build the binary
 	@setup/system.sh build
 	$(CARGO) build --locked --package tidegate
 
-demo: ## Run the main job on real e-mail, end to end, with a report (about 10 minutes)
+demo: ## Run the main job on real e-mail, end to end, with a report (three minutes, after the build)
 	@setup/system.sh demo
 	@setup/data.sh
 	$(CARGO) build --locked --package tidegate
@@ -46,7 +46,7 @@ helm-check: ## Lint and render the chart with the real helm
 	@setup/tools.sh
 	helm/check.sh
 
-bench: bench-curation bench-gateway bench-quality ## Ours beside named peers
+bench: bench-curation bench-gateway bench-quality bench-train bench-infer bench-recovery ## Ours beside named peers
 
 bench-curation: build ## Curation records/s beside a plain Python loop
 	benchmarks/curation/run.sh
@@ -57,6 +57,15 @@ bench-gateway: build ## Latency the gateway adds to the bare forward
 bench-quality: build ## Prequential accuracy beside scikit-learn on the same stream
 	@setup/data.sh
 	benchmarks/quality/run.sh
+
+bench-train: build ## Training steps of a mixture of experts beside PyTorch
+	benchmarks/train_step/run.sh
+
+bench-infer: build ## Latency of one text beside PyTorch and ONNX Runtime
+	benchmarks/infer/run.sh
+
+bench-recovery: build ## From a kill to the next step, from a promotion to its first answer
+	benchmarks/recovery/run.sh
 
 clean: ## Remove what was built
 	rm -rf $(CARGO_TARGET_DIR) demo-report
