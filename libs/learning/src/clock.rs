@@ -73,7 +73,9 @@ impl<'a> Clock<'a> {
     pub(crate) fn is_due(&mut self, step: u64, job: &Job) -> bool {
         let every = &job.recipe.checkpoints;
         let by_steps = every.steps > 0 && step.is_multiple_of(every.steps);
-        let between = every.seconds.max(self.pause.as_secs_f64() / PAUSED);
+        // On a machine where a pause takes that long, what is lost by a kill weighs more.
+        let rare = (self.pause.as_secs_f64() / PAUSED).min(every.seconds * 10.0);
+        let between = every.seconds.max(rare);
         let by_time =
             every.seconds > 0.0 && self.last_checkpoint.elapsed().as_secs_f64() >= between;
         let due = by_steps || by_time;

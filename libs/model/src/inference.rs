@@ -13,7 +13,8 @@ use tidegate_contracts::{Class, Event};
 use crate::CudaBackend;
 use crate::{
     Adapters, Architecture, Batch, CpuBackend, Device, Features, Featurizer, Kernels, ModelError,
-    Network, Tokenizer, Weights, WideTable, in_haste,
+    Network, Tokenizer, Weights, WideTable,
+    threads::{alone, in_haste, on_all_cores},
 };
 
 /// File of a generation: the [`Architecture`] as JSON.
@@ -76,6 +77,10 @@ impl Scores {
 /// the cache, large enough that matrices are worth a matmul.
 const CHUNK: usize = 16;
 
+/// Multiplications of a request that one thread does before a second one would be of help: some
+/// half a millisecond.
+const SHORT: usize = 50_000_000;
+
 /// An immutable model. Cloning shares the weights; predicting takes no lock and copies none.
 #[derive(Debug, Clone)]
 pub struct Model(Arc<Inner>);
@@ -86,6 +91,8 @@ struct Inner {
     labels: Vec<Class>,
     deep: Deep,
     wide: WideTable,
+    /// Of one token, about.
+    multiplications: usize,
 }
 
 /// Shared by every request's thread without a lock.
@@ -132,8 +139,11 @@ impl Model {
         };
         let (deep, wide) =
             Deep::load(&architecture, labels.len(), (file(WEIGHTS)?, adapters), device)?;
+        let a = &architecture;
+        let experts = 3 * (a.top_k + a.shared_experts) * a.d_model * a.expert_width;
+        let multiplications = a.layers * (4 * a.d_model * a.d_model + experts);
         let featurizer = Featurizer { tokenizer, architecture };
-        Ok(Self(Arc::new(Inner { featurizer, labels, deep, wide })))
+        Ok(Self(Arc::new(Inner { featurizer, labels, deep, wide, multiplications })))
     }
 
     /// The classes, by label index.
@@ -156,8 +166,14 @@ impl Model {
         if let [input] = inputs {
             // This is the latency that a lone request sees.
             let features = self.0.featurizer.features(input)?;
-            return Ok(in_haste(|| self.0.scores(&[&features])));
+            let scores = || self.0.scores(&[&features]);
+            let is_short = features.tokens.len() * self.0.multiplications < SHORT;
+            return Ok(if is_short { alone(scores) } else { in_haste(scores) });
         }
+        on_all_cores(|| self.predict_all(inputs))
+    }
+
+    fn predict_all(&self, inputs: &[Input]) -> Result<Vec<Scores>, ModelError> {
         let features = self.0.featurizer.features_all(inputs)?;
         // Texts of about the same length go together, so that little is padding.
         let mut order: Vec<usize> = (0..inputs.len()).collect();

@@ -29,8 +29,6 @@
 //! ```
 
 mod architecture;
-mod awake;
-mod background;
 mod batch;
 mod bytes;
 mod device;
@@ -40,12 +38,11 @@ mod network;
 mod ops;
 mod precision;
 mod text;
+mod threads;
 mod weights;
 mod wide;
 
 pub use architecture::{Affinity, Architecture, Task};
-pub use awake::in_haste;
-pub use background::in_background;
 pub use batch::Batch;
 pub use bytes::{first_not_finite, from_le_bytes, to_le_bytes};
 #[cfg(feature = "cuda")]
@@ -59,5 +56,6 @@ pub use network::{Adapters, ExpertLoad, Network, Output, Routed, RouterTraining}
 pub use ops::{AdamW, Kernels, Learns};
 pub use precision::{E4M3, E5M2, Fp8Backend, Fp8Matrix, Tile, fp8_matmul, fp8_round};
 pub use text::{Features, Featurizer, Tokenizer};
+pub use threads::{in_background, in_haste};
 pub use weights::Weights;
 pub use wide::WideTable;

@@ -28,6 +28,10 @@ use crate::{
 /// Weight of a new step in the averaged loss.
 const AVERAGE: f64 = 0.1;
 
+/// Seconds after which a job takes the time to measure its device; a shorter one does at its end, so
+/// that a killed one is back at its steps at once.
+const MEASURED_AFTER: f64 = 5.0;
+
 /// Weights in training.
 pub(crate) struct Session<'a, B: Trains> {
     job: &'a Job,
@@ -46,8 +50,8 @@ pub(crate) struct Session<'a, B: Trains> {
     recalled: HashMap<usize, Rc<Recalled>>,
     position: Position,
     diagnosis: Diagnosis,
-    /// FLOP/s that the device can do.
-    peak: f64,
+    /// FLOP/s that the device can do, once it is known.
+    peak: Option<f64>,
     /// The new replay buffer as a file, without what this job's end adds.
     replay: Bytes,
 }
@@ -84,6 +88,9 @@ impl<B: Trains> Session<'_, B> {
             let load_max = self.learn(&plan.1[at])?;
             self.position.step += 1;
             clock.tick(&mut self.position.stats);
+            if self.peak.is_none() && self.position.stats.seconds > MEASURED_AFTER {
+                self.peak = Some(flops::peak::<B::InnerBackend>(&self.device));
+            }
             observer.progress(&self.progress(&clock, load_max));
             if clock.is_due(self.position.step, self.job) {
                 clock.note(&mut self.position.stats);

@@ -11,6 +11,7 @@ use super::Session;
 use crate::{
     DIAGNOSIS, FISHER, LearningError, OPTIMIZER, Observer, Progress, REPLAY, Trains,
     clock::Clock,
+    diagnosis::flops,
     fisher,
     job::{ExpertsProgress, LayerProgress},
     lesson::Item,
@@ -104,7 +105,7 @@ impl<B: Trains> Session<'_, B> {
             examples_per_s: clock.rate(stats.examples, |before| before.examples),
             expert_load_max_share: load_max,
             tokens_per_s,
-            mfu: tokens_per_s * self.flops_per_token() / self.peak,
+            mfu: self.peak.map_or(0.0, |peak| tokens_per_s * self.flops_per_token() / peak),
             joules_per_token: stats.joules / (stats.tokens as f64).max(1.0),
             loss_scale: self.position.scaler.map(|scaler| f64::from(scaler.scale())),
             layers: self.diagnosis.layers.iter().map(layer).collect(),
@@ -124,6 +125,7 @@ impl<B: Trains> Session<'_, B> {
         let stats = &self.position.stats;
         let steps = self.position.step as f64;
         let seconds = stats.seconds.max(1e-9);
+        let peak = self.peak.unwrap_or_else(|| flops::peak::<B::InnerBackend>(&self.device));
         let experts = &self.diagnosis.experts;
         let entropy = experts.iter().map(|experts| experts.entropy).sum::<f64>();
         // A metric is a number, so the method is a part of a name.
@@ -144,8 +146,8 @@ impl<B: Trains> Session<'_, B> {
             ("tokens_per_s".to_owned(), stats.tokens as f64 / seconds),
             ("joules_per_token".to_owned(), stats.joules / (stats.tokens as f64).max(1.0)),
             ("training_flops".to_owned(), self.diagnosis.flops),
-            ("peak_flops_per_s".to_owned(), self.peak),
-            ("mfu".to_owned(), self.diagnosis.flops / seconds / self.peak),
+            ("peak_flops_per_s".to_owned(), peak),
+            ("mfu".to_owned(), self.diagnosis.flops / seconds / peak),
             ("trained_share".to_owned(), optimizer::share(&self.weights, self.train)),
             ("expert_load_max_share".to_owned(), stats.load_max_sum / steps.max(1.0)),
             ("dead_experts".to_owned(), self.diagnosis.dead() as f64),

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 use crate::{
     Architecture,
     ops::{Dispatch, Segments},
+    threads::is_alone,
 };
 
 /// Share of one layer's assignments that each expert got; sums to 1.
@@ -146,21 +147,26 @@ fn picks(affinity: &[f32], bias: &[f32], rule: Rule) -> (Vec<u32>, f32) {
     let rows = affinity.len() / experts;
     let mut picks = vec![0; rows * rule.top_k];
     let mut entropies = vec![0.0; rows];
-    picks
-        .par_chunks_mut(BLOCK * rule.top_k)
-        .zip(entropies.par_chunks_mut(BLOCK))
-        .zip(affinity.par_chunks(BLOCK * experts))
-        .for_each(|((picks, entropies), affinity)| {
-            let mut scores = vec![0.0; experts];
-            let rows = picks.chunks_exact_mut(rule.top_k).zip(affinity.chunks_exact(experts));
-            for ((picks, own), of_row) in rows.zip(entropies) {
-                for (score, (affinity, bias)) in scores.iter_mut().zip(own.iter().zip(bias)) {
-                    *score = affinity + bias;
-                }
-                rule.choose(&scores, picks);
-                *of_row = entropy(own);
+    let choose = |((picks, entropies), affinity): ((&mut [u32], &mut [f32]), &[f32])| {
+        let mut scores = vec![0.0; experts];
+        let rows = picks.chunks_exact_mut(rule.top_k).zip(affinity.chunks_exact(experts));
+        for ((picks, own), of_row) in rows.zip(entropies) {
+            for (score, (affinity, bias)) in scores.iter_mut().zip(own.iter().zip(bias)) {
+                *score = affinity + bias;
             }
-        });
+            rule.choose(&scores, picks);
+            *of_row = entropy(own);
+        }
+    };
+    if is_alone() {
+        choose(((&mut picks[..], &mut entropies[..]), affinity));
+    } else {
+        picks
+            .par_chunks_mut(BLOCK * rule.top_k)
+            .zip(entropies.par_chunks_mut(BLOCK))
+            .zip(affinity.par_chunks(BLOCK * experts))
+            .for_each(choose);
+    }
     let even = if experts == 1 { 1.0 } else { (experts as f32).ln() };
     (picks, entropies.iter().sum::<f32>() / rows as f32 / even)
 }

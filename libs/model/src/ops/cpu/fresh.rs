@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use super::take;
+use crate::threads::is_alone;
 
 /// Numbers that nobody has written yet.
 pub(super) type Blank = [MaybeUninit<f32>];
@@ -77,12 +78,17 @@ pub(super) fn fresh<const N: usize, T: Send>(
             })
             .collect();
         assert!(rest.iter().all(|rest| rest.is_empty()), "tasks for the whole of each result");
-        tasks.into_par_iter().for_each(|(task, mut parts)| {
+        let make = |(task, mut parts): (T, [&mut Blank; N])| {
             let given = parts.each_mut().map(|part| (part.as_mut_ptr().cast::<f32>(), part.len()));
             let done = work(task, parts);
             let returned = done.map(|part| (part.as_mut_ptr(), part.len()));
             assert_eq!(given, returned, "a task returns the parts it was given");
-        });
+        };
+        if is_alone() {
+            tasks.into_iter().for_each(make);
+        } else {
+            tasks.into_par_iter().for_each(make);
+        }
     }
     // SAFETY: the tasks' parts are the whole of each result, and each part came back as initialised
     // numbers, at the same place and of the same length. A task that panics is passed on by
