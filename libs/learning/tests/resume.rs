@@ -82,6 +82,10 @@ fn everything(job: &mut Job) {
     (recipe.der.alpha, recipe.der.beta) = (0.5, 0.7);
     (recipe.ewc.weight, recipe.ewc.samples) = (10.0, 12);
     recipe.l2_to_start.weight = 0.1;
+    recipe.balancing.capacity_factor = 1.25;
+    (recipe.balancing.balance_loss, recipe.balancing.z_loss) = (0.01, 0.001);
+    recipe.method.adapters.expert_rank = 2;
+    recipe.method.adapters.prefix = 2;
     recipe.diagnosis.every = 2;
 }
 
@@ -90,7 +94,7 @@ fn with_every_term_switched_on_a_cancelled_job_ends_with_the_same_bytes() {
     let mut first = cold_start("first");
     everything(&mut first);
     let champion = published(&first, &trained(&first, &examples(BOTH, 0, 40)).unwrap());
-    for train in [Train::Full, Train::FrozenRouter, Train::HeadOnly] {
+    for train in [Train::Full, Train::FrozenRouter, Train::HeadOnly, Train::Adapters] {
         let mut job = hot_update("job", champion.clone());
         everything(&mut job);
         job.recipe.method.train = train;
@@ -162,42 +166,57 @@ fn the_observer_hears_of_every_checkpoint_that_is_on_disk() {
 }
 
 const CHILD: &str = "TIDEGATE_TEST_CHECKPOINTS";
+const ADAPTERS: &str = "TIDEGATE_TEST_ADAPTERS";
 
 /// Not a test: what [`a_killed_process_goes_on_and_ends_with_the_same_bytes`] starts and kills.
 #[test]
 fn child() {
     if let Some(folder) = std::env::var_os(CHILD) {
-        let (job, window) = slow();
+        let (job, window) = slow(std::env::var_os(ADAPTERS).is_some());
         run(&job, &window, Path::new(&folder)).0.unwrap();
     }
 }
 
-/// Long enough to be killed in.
-fn slow() -> (Job, Vec<Example>) {
+/// Long enough to be killed in: a cold start, or adapters beside a champion that is made anew.
+fn slow(adapters: bool) -> (Job, Vec<Example>) {
     let mut job = cold_start("killed");
+    if adapters {
+        job =
+            hot_update("killed", published(&job, &trained(&job, &examples(BOTH, 0, 24)).unwrap()));
+        job.recipe.method.train = Train::Adapters;
+    }
     job.recipe.cold_start.epochs = 40;
+    job.recipe.hot_update.epochs = 40;
     (job, examples(BOTH, 0, 40))
 }
 
-fn start(folder: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child"])
-        .env(CHILD, folder)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+fn start(folder: &Path, adapters: bool) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child"]).env(CHILD, folder);
+    if adapters {
+        command.env(ADAPTERS, "1");
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 #[test]
 fn a_killed_process_goes_on_and_ends_with_the_same_bytes() {
-    let (job, window) = slow();
+    killed_again_and_again(false);
+}
+
+#[test]
+fn so_does_one_that_trains_adapters() {
+    killed_again_and_again(true);
+}
+
+fn killed_again_and_again(adapters: bool) {
+    let (job, window) = slow(adapters);
     let whole = trained(&job, &window).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut reached = Vec::new();
     for _ in 0..3 {
         let before = checkpoints(folder.path()).last().cloned();
-        let mut child = start(folder.path());
+        let mut child = start(folder.path(), adapters);
         let deadline = Instant::now() + Duration::from_secs(60);
         // Killed once it has got further, at whatever it is doing then.
         while checkpoints(folder.path()).last().cloned() <= before {
