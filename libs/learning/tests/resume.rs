@@ -10,8 +10,9 @@ use std::{
 
 use common::{Log, cold_start, examples, hot_update, published, trained};
 use tidegate_learning::{
-    BalanceBy, CheckpointDir, Example, Job, LearningError, Train, Trained, train,
+    BalanceBy, CheckpointDir, Example, Job, LearningError, Train, Trained, manifest, train,
 };
+use tidegate_ledger::{Verified, write_folder};
 use tokio_util::sync::CancellationToken;
 
 const BOTH: &[&str] = &["spam", "ham"];
@@ -166,23 +167,23 @@ fn the_observer_hears_of_every_checkpoint_that_is_on_disk() {
 }
 
 const CHILD: &str = "TIDEGATE_TEST_CHECKPOINTS";
-const ADAPTERS: &str = "TIDEGATE_TEST_ADAPTERS";
+const CHAMPION: &str = "TIDEGATE_TEST_CHAMPION";
 
 /// Not a test: what [`a_killed_process_goes_on_and_ends_with_the_same_bytes`] starts and kills.
 #[test]
 fn child() {
     if let Some(folder) = std::env::var_os(CHILD) {
-        let (job, window) = slow(std::env::var_os(ADAPTERS).is_some());
+        let champion = std::env::var_os(CHAMPION);
+        let (job, window) = slow(champion.as_deref().map(Path::new));
         run(&job, &window, Path::new(&folder)).0.unwrap();
     }
 }
 
-/// Long enough to be killed in: a cold start, or adapters beside a champion that is made anew.
-fn slow(adapters: bool) -> (Job, Vec<Example>) {
+/// Long enough to be killed in: a cold start, or adapters beside the champion of a folder.
+fn slow(champion: Option<&Path>) -> (Job, Vec<Example>) {
     let mut job = cold_start("killed");
-    if adapters {
-        job =
-            hot_update("killed", published(&job, &trained(&job, &examples(BOTH, 0, 24)).unwrap()));
+    if let Some(folder) = champion {
+        job = hot_update("killed", Verified::from_folder(folder).unwrap());
         job.recipe.method.train = Train::Adapters;
     }
     job.recipe.cold_start.epochs = 40;
@@ -190,33 +191,37 @@ fn slow(adapters: bool) -> (Job, Vec<Example>) {
     (job, examples(BOTH, 0, 40))
 }
 
-fn start(folder: &Path, adapters: bool) -> Child {
+fn start(folder: &Path, champion: Option<&Path>) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "child"]).env(CHILD, folder);
-    if adapters {
-        command.env(ADAPTERS, "1");
+    if let Some(champion) = champion {
+        command.env(CHAMPION, champion);
     }
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 #[test]
 fn a_killed_process_goes_on_and_ends_with_the_same_bytes() {
-    killed_again_and_again(false);
+    killed_again_and_again(None);
 }
 
 #[test]
 fn so_does_one_that_trains_adapters() {
-    killed_again_and_again(true);
+    let champion = tempfile::tempdir().unwrap();
+    let first = cold_start("first");
+    let made = trained(&first, &examples(BOTH, 0, 24)).unwrap();
+    write_folder(champion.path(), &manifest(&first, &made, None), &made.files).unwrap();
+    killed_again_and_again(Some(champion.path()));
 }
 
-fn killed_again_and_again(adapters: bool) {
-    let (job, window) = slow(adapters);
+fn killed_again_and_again(champion: Option<&Path>) {
+    let (job, window) = slow(champion);
     let whole = trained(&job, &window).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut reached = Vec::new();
     for _ in 0..3 {
         let before = checkpoints(folder.path()).last().cloned();
-        let mut child = start(folder.path(), adapters);
+        let mut child = start(folder.path(), champion);
         let deadline = Instant::now() + Duration::from_secs(60);
         // Killed once it has got further, at whatever it is doing then.
         while checkpoints(folder.path()).last().cloned() <= before {
