@@ -15,8 +15,10 @@ use crate::{
 /// Steps before the ones that count: caches, pools and the optimiser's state are then there.
 const WARM_UP: usize = 3;
 
-/// Steps that are enough, and the fewest once it has taken long.
+/// Steps that are enough once they took this many seconds, as energy counters are slow; and the
+/// fewest once it has taken long.
 const STEPS: usize = 24;
+const SHORT: f64 = 0.25;
 const FEWEST: usize = 4;
 const LONG: f64 = 3.0;
 
@@ -114,23 +116,31 @@ impl<B: Trains> Session<'_, B> {
         let warm_up = WARM_UP.min(most / 2);
         for step in &first[..warm_up] {
             self.learn(step)?;
-            self.position.step += 1;
+            self.advance();
         }
         let (stretch, began) = (meter.start(), Instant::now());
         let mut steps = Vec::new();
-        for step in first[warm_up..most].iter().take(STEPS) {
+        // A short job's steps are taken again and again: they take as long each time.
+        for step in first[warm_up..most].iter().cycle() {
             let tokens = self.position.stats.tokens;
             let (seconds, learnt) = timed(|| self.learn(step));
             learnt?;
-            self.position.step += 1;
+            self.advance();
             steps.push(((self.position.stats.tokens - tokens) as f64, seconds));
-            if steps.len() >= FEWEST && began.elapsed().as_secs_f64() > LONG {
+            let elapsed = began.elapsed().as_secs_f64();
+            let enough = steps.len() >= STEPS && elapsed > SHORT;
+            if enough || (steps.len() >= FEWEST && elapsed > LONG) {
                 break;
             }
         }
         let energy = stretch.stop();
         let watts = energy.joules.map(|joules| joules.0 / energy.seconds.max(1e-9));
         Ok(Measured { steps, watts })
+    }
+
+    /// To the next step, but not behind the last.
+    fn advance(&mut self) {
+        self.position.step = (self.position.step + 1).min(self.lesson.steps - 1);
     }
 
     /// Distinct examples that all epochs replay, over those of the first.
