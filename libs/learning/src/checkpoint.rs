@@ -32,6 +32,8 @@ pub(crate) struct Stats {
     pub(crate) paused: f64,
     /// Exponentially averaged.
     pub(crate) loss: Option<f64>,
+    /// The same of the routers' own losses, where there are any.
+    pub(crate) router_loss: Option<f64>,
     /// The same of what pulls the weights back, where anything does.
     pub(crate) penalty: Option<f64>,
     /// Sum over steps of the fullest expert's share.

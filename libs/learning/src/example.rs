@@ -1,7 +1,7 @@
 //! What is learnt from.
 use std::collections::BTreeMap;
 
-use tidegate_contracts::{Class, Curated, Domain, EventId, Split};
+use tidegate_contracts::{Class, Curated, Domain, Event, EventId, Split};
 use tidegate_model::Input;
 
 /// One labelled example.
@@ -26,10 +26,16 @@ impl Example {
     /// without a text that a model could read.
     #[must_use]
     pub fn from_curated(record: &Curated) -> Option<Self> {
-        let event = &record.event;
         if record.split != Split::Train {
             return None;
         }
+        Self::from_event(&record.event)
+    }
+
+    /// A labelled event with a text; nothing of any other. For who trains without a curator, and so
+    /// holds nothing out.
+    #[must_use]
+    pub fn from_event(event: &Event) -> Option<Self> {
         Some(Self {
             id: event.id.clone(),
             input: Input::from_event(event).ok()?,
@@ -44,7 +50,7 @@ impl Example {
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
-    use tidegate_contracts::{ContentType, Event, Offset, Partition, SourcePosition};
+    use tidegate_contracts::{ContentType, Offset, Partition, SourcePosition};
 
     use super::*;
 

@@ -9,14 +9,14 @@ use tidegate_contracts::{
 };
 use tidegate_ledger::Verified;
 use tidegate_model::{CpuBackend, Device};
-use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod};
+use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod, Measurement};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    CheckpointDir, Example, LearningError, Recipe,
+    CheckpointDir, Example, LearningError, Plan, Recipe,
     clock::Clock,
     lesson::Lesson,
-    session::{Outcome, Session},
+    session::{Outcome, Prepared, Session},
 };
 
 /// Where the weights come from.
@@ -88,6 +88,12 @@ pub struct Progress {
     pub mfu: f64,
     /// Of all attempts.
     pub joules_per_token: f64,
+    /// Of the routers' own losses, averaged as `loss` is; nothing where there are none.
+    pub router_loss: Option<f64>,
+    /// Share of the assignments of tokens to experts that were dropped in this job.
+    pub drop_rate: f64,
+    /// The same of each fairness group, by `name=value`; empty where nothing can be dropped.
+    pub group_drop_rates: BTreeMap<String, f64>,
     /// Nothing where the loss is not scaled.
     pub loss_scale: Option<f64>,
     /// By name.
@@ -114,8 +120,10 @@ pub struct LayerProgress {
 pub struct ExpertsProgress {
     /// Experts that get next to nothing.
     pub dead: usize,
-    /// Of their loads: 1 is even, 0 is one expert alone.
+    /// Of the router's affinities: 1 when it does not care, 0 when it is sure.
     pub entropy: f64,
+    /// Share of the assignments that found their expert full.
+    pub dropped: f64,
 }
 
 /// Is told what happens; called on the training thread, so it must be quick.
@@ -161,12 +169,9 @@ pub fn train(
 ) -> Result<Trained, LearningError> {
     let meter = EnergyMeter::detect();
     let clock = Clock::start(&meter);
-    job.recipe.validate()?;
+    check(job)?;
     if job.recipe.course(job.kind).max_joules > 0.0 && meter.method() == EnergyMethod::None {
         tracing::warn!(job = %job.id, "max_joules bounds nothing: this machine has no energy meter");
-    }
-    if job.kind != JobKind::ColdStart && matches!(job.start, StartingPoint::Scratch) {
-        return Err(LearningError::NoChampion(job.kind.as_str()));
     }
     let resumed = checkpoints.newest(job, examples);
     let lesson = Lesson::prepare(job, examples, resumed.as_ref())?;
@@ -185,16 +190,59 @@ pub fn train(
             session.run(checkpoints, examples, clock, observer, cancel)?
         }
         #[cfg(not(feature = "cuda"))]
-        Device::Cuda(_) => {
-            return Err(LearningError::Model(tidegate_model::ModelError::Device {
-                device: job.device.to_string(),
-                reason: "this build has no CUDA: build with `--features cuda`, or use `cpu`"
-                    .to_owned(),
-            }));
-        }
+        Device::Cuda(_) => return Err(no_cuda(job)),
     };
     let Outcome { files, metrics } = outcome;
     Ok(Trained { files, labels: lesson.labels, metrics })
+}
+
+/// Says what [`train`] will take, from a few of the job's own steps, which learn for nobody. Leaves
+/// nothing behind.
+///
+/// # Errors
+/// [`LearningError`]: what the job would fail with at its beginning.
+pub fn plan(job: &Job, examples: &[Example]) -> Result<Plan, LearningError> {
+    let meter = EnergyMeter::detect();
+    check(job)?;
+    let stretch = meter.start();
+    let lesson = Lesson::prepare(job, examples, None)?;
+    let prepared = |stretch: Measurement<'_>| {
+        let energy = stretch.stop();
+        Prepared { seconds: energy.seconds, joules: energy.joules.map(|joules| joules.0) }
+    };
+    match &job.device {
+        Device::Cpu => {
+            let session =
+                Session::<Autodiff<CpuBackend>>::open(job, &lesson, None, Default::default())?;
+            session.plan(&meter, prepared(stretch))
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(index) => {
+            let device = burn::backend::cuda::CudaDevice::new(*index);
+            let session =
+                Session::<Autodiff<tidegate_model::CudaBackend>>::open(job, &lesson, None, device)?;
+            session.plan(&meter, prepared(stretch))
+        }
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => Err(no_cuda(job)),
+    }
+}
+
+/// What is wrong whatever the examples.
+fn check(job: &Job) -> Result<(), LearningError> {
+    job.recipe.validate()?;
+    if job.kind != JobKind::ColdStart && matches!(job.start, StartingPoint::Scratch) {
+        return Err(LearningError::NoChampion(job.kind.as_str()));
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn no_cuda(job: &Job) -> LearningError {
+    LearningError::Model(tidegate_model::ModelError::Device {
+        device: job.device.to_string(),
+        reason: "this build has no CUDA: build with `--features cuda`, or use `cpu`".to_owned(),
+    })
 }
 
 /// The manifest of what `job` made. `newest_label`: the latest publication of a label in its window.

@@ -15,6 +15,9 @@ use crate::{
     sampler::{self, Sampler},
 };
 
+/// Fairness groups that are told apart: those of the most examples.
+const GROUPS: usize = 64;
+
 /// The stream of random numbers that the replay buffer is filled by; epochs count up from 0.
 const REPLAY_STREAM: u64 = u64::MAX;
 
@@ -24,6 +27,8 @@ pub(crate) struct Item {
     pub(crate) features: Features,
     pub(crate) class: usize,
     pub(crate) weight: f32,
+    /// Indices of [`Lesson::groups`].
+    groups: Vec<usize>,
     /// Of the classes that there were when it was learnt first; empty when none were recorded.
     pub(crate) logits: Vec<f32>,
 }
@@ -36,6 +41,8 @@ pub(crate) struct Lesson {
     /// How many of them the champion knows.
     pub(crate) known: usize,
     pub(crate) featurizer: Featurizer,
+    /// Fairness groups as `name=value`, sorted.
+    groups: Vec<String>,
     /// The window.
     pub(crate) fresh: Vec<Item>,
     /// What is replayed: the champion's buffer.
@@ -82,14 +89,20 @@ impl Lesson {
         let wanted = sampler.steps() * course.epochs;
         let cut = course.max_steps > 0 && course.max_steps < wanted;
         let steps = if cut { course.max_steps } else { wanted };
-        let mut fresh = items(&featurizer, &labels, newest)?;
+        let groups = groups(newest, &before);
+        let mut fresh = items(&featurizer, &labels, &groups, newest)?;
         balance(&mut fresh, labels.len(), course.balance);
-        Ok(Self { labels, known, featurizer, fresh, before, after, sampler, steps, cut })
+        Ok(Self { labels, known, featurizer, groups, fresh, before, after, sampler, steps, cut })
     }
 
     /// Features of what is replayed, by index.
     pub(crate) fn recall(&self, chosen: &[usize]) -> Result<Vec<Item>, LearningError> {
         self.items_of(chosen.iter().map(|&at| &self.before.items()[at]))
+    }
+
+    /// Fairness groups of an example, as `name=value`.
+    pub(crate) fn groups_of(&self, item: &Item) -> Vec<&str> {
+        item.groups.iter().map(|&at| self.groups[at].as_str()).collect()
     }
 
     /// Features of remembered examples.
@@ -105,7 +118,8 @@ impl Lesson {
             // A buffer travels with the labels it was filled by.
             let class = class.expect("a remembered class is one of the champion's");
             let logits = item.logits.iter().map(|logit| logit.to_f32()).collect();
-            Item { features, class, weight: item.weight, logits }
+            let groups = indices(&self.groups, &item.groups);
+            Item { features, class, weight: item.weight, groups, logits }
         };
         Ok(features.into_iter().zip(remembered).map(item).collect())
     }
@@ -172,9 +186,35 @@ fn new_featurizer(
     Ok(Featurizer { tokenizer, architecture })
 }
 
+/// The most common pairs of name and value, sorted.
+fn groups(examples: &[Example], before: &Replay) -> Vec<String> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let remembered = before.items().iter().map(|item| &item.groups);
+    for groups in examples.iter().map(|example| &example.groups).chain(remembered) {
+        for pair in groups {
+            *counts.entry(group(pair)).or_default() += 1;
+        }
+    }
+    let mut counts: Vec<(String, usize)> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    counts.truncate(GROUPS);
+    let mut groups: Vec<String> = counts.into_iter().map(|(group, _)| group).collect();
+    groups.sort_unstable();
+    groups
+}
+
+fn group((name, value): (&String, &String)) -> String {
+    format!("{name}={value}")
+}
+
+fn indices(groups: &[String], of: &BTreeMap<String, String>) -> Vec<usize> {
+    of.iter().filter_map(|pair| groups.binary_search(&group(pair)).ok()).collect()
+}
+
 fn items(
     featurizer: &Featurizer,
     labels: &[Class],
+    groups: &[String],
     examples: &[Example],
 ) -> Result<Vec<Item>, LearningError> {
     let index: BTreeMap<&Class, usize> = labels.iter().zip(0..).collect();
@@ -187,6 +227,7 @@ fn items(
             features,
             class: index[&example.label],
             weight: example.weight,
+            groups: indices(groups, &example.groups),
             logits: Vec::new(),
         }));
     }

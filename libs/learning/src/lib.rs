@@ -1,10 +1,11 @@
 //! Training: a [`Recipe`], a starting point and a window of examples become a generation's files.
 //!
-//! [`train`] is the whole crate. It promises that on the CPU the same [`Job`] and examples give the
-//! same bytes, also when it was cancelled or killed at any step and called again with the same
-//! [`CheckpointDir`]; that a window it cannot learn from, and training that goes astray, is a clear
-//! error; and that classes never seen before are appended behind the champion's. It never reads a
-//! stream, never writes a ledger and never decides what to train: the trainer does.
+//! [`train()`] is the whole crate; [`plan()`] says beforehand what it will take. It promises that on
+//! the CPU the same [`Job`] and examples give the same bytes, also when it was cancelled or killed
+//! at any step and called again with the same [`CheckpointDir`]; that a window it cannot learn from,
+//! and training that goes astray, is a clear error; and that classes never seen before are appended
+//! behind the champion's. It never reads a stream, never writes a ledger and never decides what to
+//! train: the trainer does.
 //!
 //! ```
 //! use tidegate_learning::Recipe;
@@ -27,6 +28,7 @@ mod lesson;
 mod loss;
 mod named;
 mod optimizer;
+mod plan;
 mod recipe;
 mod replay;
 mod sampler;
@@ -35,12 +37,15 @@ mod teacher;
 mod writer;
 
 pub use checkpoint::CheckpointDir;
-pub use diagnosis::{Diagnosis, Experts, History, Layer};
+pub use diagnosis::{Diagnosis, Drops, Experts, History, Layer};
 pub use error::LearningError;
 pub use example::Example;
 pub use job::{
     ExpertsProgress, Job, LayerProgress, NoObserver, Observer, Progress, StartingPoint, Trained,
-    manifest, train,
+    manifest, plan, train,
+};
+pub use plan::{
+    Energy, Finding, Memory, Parameters, PeakMemory, Plan, Probe, Time, TrainedShare, Work,
 };
 pub use recipe::{
     Alerts, BalanceBy, Balancing, Checkpoints, Compute, Course, Der, Distillation, Ewc, L2ToStart,

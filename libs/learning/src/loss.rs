@@ -2,7 +2,7 @@
 use std::ops::Range;
 
 use burn::tensor::{Tensor, TensorData, activation::log_softmax};
-use tidegate_model::{Batch, ExpertLoad, Features, Network};
+use tidegate_model::{Batch, Features, Network, Routed, RouterTraining};
 
 use crate::{Course, Trains, optimizer::Gradients};
 
@@ -47,12 +47,16 @@ impl Targets {
 
 /// What a pass found.
 pub(crate) struct Pass<B: Trains> {
+    /// Of the answers alone.
     pub(crate) loss: f32,
+    /// Of the routers, weighted; where any is asked for.
+    pub(crate) router_loss: Option<f32>,
     /// Still scaled.
     pub(crate) gradients: Gradients<B::InnerBackend>,
     /// dL/dlogits of the wide path, `[batch, classes]`; still scaled.
     pub(crate) wide_gradient: Vec<f32>,
-    pub(crate) loads: Vec<ExpertLoad>,
+    /// What the routers did; one a layer.
+    pub(crate) routed: Vec<Routed>,
 }
 
 /// How a pass is made.
@@ -61,11 +65,19 @@ pub(crate) struct Setting<'a> {
     pub(crate) course: &'a Course,
     /// What the loss is multiplied by before it goes backward.
     pub(crate) scale: f32,
+    /// How routers work meanwhile.
+    pub(crate) router: RouterTraining,
 }
 
 /// Forward and backward over a batch, one micro-batch after the other.
 ///
 /// `wide`: the wide path's logits, `[batch, classes]`.
+///
+/// A router's losses are means over tokens, so those of a part count by its share of the tokens.
+/// The z-losses then add up to that of the whole batch. The balance losses do not quite: each
+/// part's is the product of its own load and affinities, and so evens out each micro-batch, which
+/// is stricter than evening out the batch (Qiu et al. 2025, arXiv 2501.11873, eq. 4). The exact one
+/// would take the whole batch's load, and so another forward pass. The same holds for capacities.
 pub(crate) fn accumulate<B: Trains>(
     network: &Network<B>,
     features: &[&Features],
@@ -79,30 +91,42 @@ pub(crate) fn accumulate<B: Trains>(
         0 => rows,
         size => size.min(rows),
     };
+    let tokens = |rows: Range<usize>| -> usize {
+        features[rows].iter().map(|features| features.tokens.len().max(1)).sum()
+    };
+    let all = tokens(0..rows) as f64;
     let part = |rows: Range<usize>| {
         let wide = &wide[rows.start * classes..rows.end * classes];
         let targets = targets.rows(&rows, classes);
-        pass(network, &features[rows], wide, &targets, setting, device)
+        let share = tokens(rows.clone()) as f64 / all;
+        pass(network, &features[rows], wide, &targets, share, setting, device)
     };
-    let tokens = |rows: Range<usize>| features[rows].iter().map(|f| f.tokens.len().max(1)).sum();
     let mut whole = part(0..size);
-    let mut seen: usize = tokens(0..size);
     for start in (size..rows).step_by(size) {
-        let rows = start..rows.min(start + size);
-        let next = part(rows.clone());
+        let next = part(start..rows.min(start + size));
         whole.loss += next.loss;
+        whole.router_loss = match (whole.router_loss, next.router_loss) {
+            (Some(sum), Some(loss)) => Some(sum + loss),
+            (sum, loss) => sum.or(loss),
+        };
         whole.gradients.add(next.gradients);
         whole.wide_gradient.extend(next.wide_gradient);
-        let more: usize = tokens(rows);
-        let share = more as f32 / (seen + more) as f32;
-        for (load, next) in whole.loads.iter_mut().zip(&next.loads) {
-            for (load, next) in load.0.iter_mut().zip(&next.0) {
-                *load += share * (next - *load);
-            }
+        for (whole, next) in whole.routed.iter_mut().zip(next.routed) {
+            join(whole, next);
         }
-        seen += more;
     }
     whole
+}
+
+/// Adds what a router did with more texts.
+fn join(whole: &mut Routed, next: Routed) {
+    whole.assignments += next.assignments;
+    let share = next.assignments as f32 / whole.assignments as f32;
+    for (load, next) in whole.load.0.iter_mut().zip(&next.load.0) {
+        *load += share * (next - *load);
+    }
+    whole.entropy += share * (next.entropy - whole.entropy);
+    whole.dropped.extend(next.dropped);
 }
 
 /// Forward and backward.
@@ -110,12 +134,13 @@ pub(crate) fn accumulate<B: Trains>(
 /// The loss is cross entropy of both paths' summed logits, plus that of each path alone by the
 /// course's weights. On distilled texts a share is cross entropy with the champion's softened
 /// answer, times T^2 so that its gradient does not depend on T (Hinton et al. 2015). Where logits
-/// are recorded, their squared distance is added (DER++, eq. 6).
+/// are recorded, their squared distance is added (DER++, eq. 6). `share`: of the batch's tokens.
 fn pass<B: Trains>(
     network: &Network<B>,
     features: &[&Features],
     wide: &[f32],
     targets: &Targets,
+    share: f64,
     setting: Setting<'_>,
     device: &B::Device,
 ) -> Pass<B> {
@@ -126,7 +151,7 @@ fn pass<B: Trains>(
     // The wide table is outside of autodiff: its logits are a leaf, whose gradient its own
     // optimiser takes.
     let wide = constant(wide).require_grad();
-    let output = network.forward(&Batch::new(features, device));
+    let output = network.forward_learning(&Batch::new(features, device), setting.router);
     let deep = if course.deep_rate > 0.0 { output.logits } else { output.logits.detach() };
     let logits = deep.clone() + wide.clone();
 
@@ -149,6 +174,12 @@ fn pass<B: Trains>(
     if course.wide_loss > 0.0 && course.wide_rate > 0.0 {
         loss = loss + cross_entropy(wide.clone(), &targets.label).mul_scalar(course.wide_loss);
     }
+    let mut router_loss = None;
+    if let Some(of_routers) = output.router_loss.filter(|_| course.deep_rate > 0.0) {
+        let of_routers = of_routers.mul_scalar(share);
+        router_loss = Some(scalar(of_routers.clone()));
+        loss = loss + of_routers;
+    }
     if setting.scale != 1.0 {
         loss = loss.mul_scalar(setting.scale);
     }
@@ -157,9 +188,10 @@ fn pass<B: Trains>(
     let wide_gradient = wide_gradient.into_data().convert::<f32>();
     Pass {
         loss: value,
+        router_loss,
         gradients: Gradients::take(network, gradients),
         wide_gradient: wide_gradient.into_vec().expect("converted to f32 in the line above"),
-        loads: output.loads,
+        routed: output.routed,
     }
 }
 
@@ -208,7 +240,7 @@ mod tests {
         let (features, targets) = batch(4, 3);
         let features: Vec<&Features> = features.iter().collect();
         let wide = vec![0.0; features.len() * 3];
-        let setting = Setting { course: &course, scale: 1.0 };
+        let setting = Setting { course: &course, scale: 1.0, router: RouterTraining::default() };
         let pass = accumulate(&weights.network, &features, &wide, &targets, setting, &device);
         let mut optimizer = crate::optimizer::DeepOptimizer::new(&course);
         optimizer.step(weights.network, pass.gradients, 0.0, 0.1, false).0
@@ -242,19 +274,25 @@ mod tests {
         let (features, targets) = batch(11, 3);
         let features: Vec<&Features> = features.iter().collect();
         let wide: Vec<f32> = (0..33).map(|at| (at as f32).cos()).collect();
+        // Of the routers' terms, the one that is a mean over tokens.
+        let router = RouterTraining { z_loss: 0.1, ..RouterTraining::default() };
         let run = |micro_batch: usize| {
             let mut course = Recipe::default().hot_update;
             (course.micro_batch, course.deep_loss) = (micro_batch, 0.5);
-            let setting = Setting { course: &course, scale: 1.0 };
+            let setting = Setting { course: &course, scale: 1.0, router };
             accumulate(&network, &features, &wide, &targets, setting, &device)
         };
         let whole = run(0);
         for size in [1, 2, 3, 4, 10, 11, 64] {
             let parts = run(size);
             assert!((whole.loss - parts.loss).abs() < 1e-5, "{size}");
+            close(&[whole.router_loss.unwrap()], &[parts.router_loss.unwrap()]);
             close(&whole.wide_gradient, &parts.wide_gradient);
-            for (whole, parts) in whole.loads.iter().zip(&parts.loads) {
-                close(&whole.0, &parts.0);
+            for (whole, parts) in whole.routed.iter().zip(&parts.routed) {
+                close(&whole.load.0, &parts.load.0);
+                close(&[whole.entropy], &[parts.entropy]);
+                assert_eq!(whole.assignments, parts.assignments);
+                assert_eq!(whole.dropped, parts.dropped);
             }
             assert!(whole.gradients.0.len() > 10);
             assert!(whole.gradients.0.keys().eq(parts.gradients.0.keys()));
@@ -263,6 +301,34 @@ mod tests {
                 close(&values(whole), &values(parts));
             }
         }
+    }
+
+    #[test]
+    fn the_routers_losses_reach_the_router_and_are_told_apart_from_that_of_the_answers() {
+        let (network, device) = (network(), Default::default());
+        let (features, targets) = batch(6, 3);
+        let features: Vec<&Features> = features.iter().collect();
+        let course = Recipe::default().hot_update;
+        let run = |router: RouterTraining| {
+            let setting = Setting { course: &course, scale: 1.0, router };
+            accumulate(&network, &features, &[0.0; 18], &targets, setting, &device)
+        };
+        let plain = run(RouterTraining::default());
+        assert_eq!(plain.router_loss, None);
+        for router in [
+            RouterTraining { balance_loss: 0.5, ..RouterTraining::default() },
+            RouterTraining { z_loss: 0.5, ..RouterTraining::default() },
+        ] {
+            let with = run(router);
+            assert!((with.loss - plain.loss).abs() < 1e-6 && with.router_loss.unwrap() > 0.0);
+            let router = |pass: &Pass<Tracked>| {
+                pass.gradients.0["blocks.0.mixture.router"].to_data().to_vec::<f32>().unwrap()
+            };
+            assert_ne!(router(&with), router(&plain));
+        }
+        let full = run(RouterTraining { capacity_factor: 0.5, ..RouterTraining::default() });
+        assert_eq!(full.routed[0].dropped.len(), 6);
+        assert!(full.routed[0].dropped.iter().sum::<u32>() > 0);
     }
 
     fn close(one: &[f32], other: &[f32]) {
@@ -280,7 +346,8 @@ mod tests {
         let features: Vec<&Features> = features.iter().collect();
         let course = Recipe::default().hot_update;
         let run = |scale: f32| {
-            let setting = Setting { course: &course, scale };
+            let router = RouterTraining { balance_loss: 0.1, z_loss: 0.1, capacity_factor: 0.0 };
+            let setting = Setting { course: &course, scale, router };
             accumulate(&network, &features, &[0.0; 18], &targets, setting, &device)
         };
         let (plain, mut scaled) = (run(1.0), run(65_536.0));

@@ -10,8 +10,9 @@ use std::{
 
 use common::{Log, cold_start, examples, hot_update, published, trained};
 use tidegate_learning::{
-    BalanceBy, CheckpointDir, Example, Job, LearningError, Train, Trained, train,
+    BalanceBy, CheckpointDir, Example, Job, LearningError, Train, Trained, manifest, train,
 };
+use tidegate_ledger::{Verified, write_folder};
 use tokio_util::sync::CancellationToken;
 
 const BOTH: &[&str] = &["spam", "ham"];
@@ -82,6 +83,10 @@ fn everything(job: &mut Job) {
     (recipe.der.alpha, recipe.der.beta) = (0.5, 0.7);
     (recipe.ewc.weight, recipe.ewc.samples) = (10.0, 12);
     recipe.l2_to_start.weight = 0.1;
+    recipe.balancing.capacity_factor = 1.25;
+    (recipe.balancing.balance_loss, recipe.balancing.z_loss) = (0.01, 0.001);
+    recipe.method.adapters.expert_rank = 2;
+    recipe.method.adapters.prefix = 2;
     recipe.diagnosis.every = 2;
 }
 
@@ -90,7 +95,7 @@ fn with_every_term_switched_on_a_cancelled_job_ends_with_the_same_bytes() {
     let mut first = cold_start("first");
     everything(&mut first);
     let champion = published(&first, &trained(&first, &examples(BOTH, 0, 40)).unwrap());
-    for train in [Train::Full, Train::FrozenRouter, Train::HeadOnly] {
+    for train in [Train::Full, Train::FrozenRouter, Train::HeadOnly, Train::Adapters] {
         let mut job = hot_update("job", champion.clone());
         everything(&mut job);
         job.recipe.method.train = train;
@@ -162,42 +167,61 @@ fn the_observer_hears_of_every_checkpoint_that_is_on_disk() {
 }
 
 const CHILD: &str = "TIDEGATE_TEST_CHECKPOINTS";
+const CHAMPION: &str = "TIDEGATE_TEST_CHAMPION";
 
 /// Not a test: what [`a_killed_process_goes_on_and_ends_with_the_same_bytes`] starts and kills.
 #[test]
 fn child() {
     if let Some(folder) = std::env::var_os(CHILD) {
-        let (job, window) = slow();
+        let champion = std::env::var_os(CHAMPION);
+        let (job, window) = slow(champion.as_deref().map(Path::new));
         run(&job, &window, Path::new(&folder)).0.unwrap();
     }
 }
 
-/// Long enough to be killed in.
-fn slow() -> (Job, Vec<Example>) {
+/// Long enough to be killed in: a cold start, or adapters beside the champion of a folder.
+fn slow(champion: Option<&Path>) -> (Job, Vec<Example>) {
     let mut job = cold_start("killed");
+    if let Some(folder) = champion {
+        job = hot_update("killed", Verified::from_folder(folder).unwrap());
+        job.recipe.method.train = Train::Adapters;
+    }
     job.recipe.cold_start.epochs = 40;
+    job.recipe.hot_update.epochs = 40;
     (job, examples(BOTH, 0, 40))
 }
 
-fn start(folder: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child"])
-        .env(CHILD, folder)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+fn start(folder: &Path, champion: Option<&Path>) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child"]).env(CHILD, folder);
+    if let Some(champion) = champion {
+        command.env(CHAMPION, champion);
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 #[test]
 fn a_killed_process_goes_on_and_ends_with_the_same_bytes() {
-    let (job, window) = slow();
+    killed_again_and_again(None);
+}
+
+#[test]
+fn so_does_one_that_trains_adapters() {
+    let champion = tempfile::tempdir().unwrap();
+    let first = cold_start("first");
+    let made = trained(&first, &examples(BOTH, 0, 24)).unwrap();
+    write_folder(champion.path(), &manifest(&first, &made, None), &made.files).unwrap();
+    killed_again_and_again(Some(champion.path()));
+}
+
+fn killed_again_and_again(champion: Option<&Path>) {
+    let (job, window) = slow(champion);
     let whole = trained(&job, &window).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut reached = Vec::new();
     for _ in 0..3 {
         let before = checkpoints(folder.path()).last().cloned();
-        let mut child = start(folder.path());
+        let mut child = start(folder.path(), champion);
         let deadline = Instant::now() + Duration::from_secs(60);
         // Killed once it has got further, at whatever it is doing then.
         while checkpoints(folder.path()).last().cloned() <= before {

@@ -86,6 +86,7 @@ fn what_is_frozen_keeps_its_bits_and_has_no_optimiser_state() {
                 Train::FrozenRouter => !router,
                 Train::RouterOnly => router,
                 Train::HeadOnly => name.starts_with("head."),
+                Train::Adapters => unreachable!("they have tests of their own"),
             }
         };
         for (name, after) in tensors(&second.files[WEIGHTS]) {

@@ -29,6 +29,15 @@ pub struct Verified {
 }
 
 impl Verified {
+    /// INVARIANT: every file was checked against the manifest, and the manifest against its name.
+    pub(crate) fn new(
+        id: GenerationId,
+        manifest: Manifest,
+        files: BTreeMap<String, Bytes>,
+    ) -> Self {
+        Self { id, manifest, files }
+    }
+
     /// Its name.
     #[must_use]
     pub fn id(&self) -> GenerationId {

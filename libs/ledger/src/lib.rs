@@ -29,6 +29,7 @@ mod artifacts;
 mod config;
 mod entry;
 mod error;
+mod folder;
 mod ledger;
 mod state;
 mod store;
@@ -40,6 +41,7 @@ pub use artifacts::{ArtifactStore, Verified};
 pub use config::{ArtifactsConfig, LedgerConfig, StoreConfig};
 pub use entry::{Author, Entry, Fact, Fault, Fence, Head, PromotedBy, VerifyReport};
 pub use error::{ArtifactError, LedgerError};
+pub use folder::{MANIFEST, write_folder};
 pub use ledger::{Lease, Ledger};
 pub use state::{
     ApprovalRecord, GenerationRecord, GenerationState, JobRecord, JobState, Refusal, State,

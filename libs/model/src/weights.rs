@@ -61,13 +61,13 @@ impl<B: Kernels> Weights<B> {
         serialize(&found, WEIGHTS)
     }
 
-    /// The content of `adapters.safetensors`: the adapters, and nothing else.
+    /// The content of `adapters.safetensors`: what is kept with `adapters`, and nothing else.
     ///
     /// # Errors
     /// [`ModelError::BadFile`] when the format cannot hold them.
-    pub fn adapters_to_safetensors(&self) -> Result<Vec<u8>, ModelError> {
+    pub fn adapters_to_safetensors(&self, adapters: &Adapters) -> Result<Vec<u8>, ModelError> {
         let mut found = self.found();
-        found.retain(|(name, _, _)| Adapters::own(name));
+        found.retain(|(name, _, _)| adapters.keep(name));
         serialize(&found, ADAPTER_WEIGHTS)
     }
 
@@ -81,11 +81,15 @@ impl<B: Kernels> Weights<B> {
         bytes: &[u8],
         device: &B::Device,
     ) -> Result<Self, ModelError> {
-        Self::read(architecture, &Adapters::default(), classes, bytes, &mut Random::new(0), device)
+        let none = (&Adapters::default(), &mut Random::new(0) as &mut dyn Source, true);
+        Self::read(architecture, none, classes, bytes, device)
     }
 
     /// The same with adapters, as [`Weights::adapters_to_safetensors`] wrote them; fresh ones by
     /// `seed` where there is no file. Fresh ones change no answer, but for a prefix a little.
+    ///
+    /// The base may know fewer classes than there are when the head is among the adapters: its
+    /// wide path then has no evidence for those that came later.
     ///
     /// # Errors
     /// As [`Weights::from_safetensors`], and for adapters that are impossible.
@@ -99,26 +103,27 @@ impl<B: Kernels> Weights<B> {
     ) -> Result<Self, ModelError> {
         adapters.validate(architecture)?;
         let Some(adapter_bytes) = adapter_bytes else {
-            let mut fresh = Random::new(seed);
-            return Self::read(architecture, adapters, classes, bytes, &mut fresh, device);
+            let fresh = (adapters, &mut Random::new(seed) as &mut dyn Source, true);
+            return Self::read(architecture, fresh, classes, bytes, device);
         };
         let mut file = File::open(adapter_bytes, ADAPTER_WEIGHTS)?;
-        let weights = Self::read(architecture, adapters, classes, bytes, &mut file, device)?;
+        let own = (adapters, &mut file as &mut dyn Source, false);
+        let weights = Self::read(architecture, own, classes, bytes, device)?;
         file.all_taken(&weights)?;
         Ok(weights)
     }
 
     fn read(
         architecture: &Architecture,
-        adapters: &Adapters,
+        (which, adapters, fresh): (&Adapters, &mut dyn Source, bool),
         classes: usize,
         bytes: &[u8],
-        of_adapters: &mut dyn Source,
         device: &B::Device,
     ) -> Result<Self, ModelError> {
         let mut file = File::open(bytes, WEIGHTS)?;
-        let mut both = Pair { base: &mut file, adapters: of_adapters };
-        let network = Network::build(architecture, adapters, classes, &mut both, device)?;
+        file.widens = which.head;
+        let mut both = Pair { base: &mut file, adapters, which, fresh };
+        let network = Network::build(architecture, which, classes, &mut both, device)?;
         let shape = [architecture.wide_buckets, classes];
         let rows = file.take(WIDE_ROWS, &shape, Start::Zero)?;
         let squares = file.take(WIDE_SQUARES, &shape, Start::Zero)?;
@@ -180,12 +185,14 @@ impl<B: Backend> ModuleVisitor<B> for Found {
 struct File<'a> {
     tensors: SafeTensors<'a>,
     taken: usize,
+    /// Whether tensors of a column a class may lack some at the end: they are 0.
+    widens: bool,
 }
 
 impl<'a> File<'a> {
     fn open(bytes: &'a [u8], file: &'static str) -> Result<Self, ModelError> {
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| bad(file, &error))?;
-        Ok(Self { tensors, taken: 0 })
+        Ok(Self { tensors, taken: 0, widens: false })
     }
 
     /// Names the first tensor that `weights`, read from here, do not have.
@@ -213,7 +220,8 @@ impl Source for File<'_> {
             let found = format!("{:?}", view.dtype());
             return Err(ModelError::Type { name: name.to_owned(), expected: "F32", found });
         }
-        if view.shape() != shape {
+        let widens = self.widens && is_by_class(name) && is_narrower(view.shape(), shape);
+        if view.shape() != shape && !widens {
             return Err(ModelError::Shape {
                 name: name.to_owned(),
                 expected: shape.to_vec(),
@@ -225,6 +233,28 @@ impl Source for File<'_> {
             return Err(ModelError::NotFinite { name: name.to_owned(), index });
         }
         self.taken += 1;
-        Ok(values)
+        Ok(if widens { widened(&values, view.shape(), shape) } else { values })
     }
+}
+
+/// Whether the last dimension is the classes.
+fn is_by_class(name: &str) -> bool {
+    ["head.weight", "head.bias", WIDE_ROWS, WIDE_SQUARES].contains(&name)
+}
+
+fn is_narrower(found: &[usize], wanted: &[usize]) -> bool {
+    match (found.split_last(), wanted.split_last()) {
+        (Some((found, rows)), Some((wanted, same))) => rows == same && (1..*wanted).contains(found),
+        _ => false,
+    }
+}
+
+/// Appends columns of 0 to the last dimension.
+fn widened(values: &[f32], from: &[usize], to: &[usize]) -> Vec<f32> {
+    let (columns, more) = (from[from.len() - 1], to[to.len() - 1]);
+    let mut wide = vec![0.0; values.len() / columns * more];
+    for (wide, row) in wide.chunks_exact_mut(more).zip(values.chunks_exact(columns)) {
+        wide[..columns].copy_from_slice(row);
+    }
+    wide
 }

@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
 use tidegate_contracts::JobKind;
 
-use crate::{config::Config, demo, infer, offline, operate, output::Format, produce, run};
+use crate::{config::Config, demo, infer, offline, operate, output::Format, produce, run, train};
 
 /// Continual learning as a service: events in on Kafka, a gated champion out on gRPC.
 #[derive(Parser)]
@@ -71,8 +71,8 @@ pub(crate) enum Command {
     Up,
     /// Run the curator alone.
     Curate,
-    /// Run the trainer alone.
-    Train,
+    /// Run the trainer alone; or train from a file, or say what that would take.
+    Train(train::TrainArgs),
     /// Run the evaluator alone.
     Evaluate,
     /// Run the controller alone: schedule, policy, control API, dashboard.
@@ -229,7 +229,10 @@ pub(crate) async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up => run::run(&global, run::Services::ALL).await,
         Command::Curate => run::run(&global, run::Services::CURATOR).await,
-        Command::Train => run::run(&global, run::Services::TRAINER).await,
+        Command::Train(args) if args.is_service() => {
+            run::run(&global, run::Services::TRAINER).await
+        }
+        Command::Train(args) => train::run(&global, args).await,
         Command::Evaluate => run::run(&global, run::Services::EVALUATOR).await,
         Command::Control => run::run(&global, run::Services::CONTROLLER).await,
         Command::Serve => run::run(&global, run::Services::GATEWAY).await,

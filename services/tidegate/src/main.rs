@@ -12,6 +12,7 @@ mod operate;
 mod output;
 mod produce;
 mod run;
+mod train;
 
 use std::process::ExitCode;
 

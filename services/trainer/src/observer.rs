@@ -79,8 +79,24 @@ impl Reporter {
                 "Share of the tokens that the fullest expert gets.",
                 now.expert_load_max_share,
             ),
+            (
+                "tidegate_trainer_drop_rate",
+                "Share of the assignments to experts that found their expert full.",
+                now.drop_rate,
+            ),
         ] {
             metrics::gauge(name, help, &["kind"]).with_label_values(&[self.kind]).set(value);
+        }
+        for (group, &rate) in &now.group_drop_rates {
+            let help = "Share of a fairness group's assignments that found their expert full.";
+            let name = "tidegate_trainer_group_drop_rate";
+            let gauge = metrics::gauge(name, help, &["kind", "group"]);
+            gauge.with_label_values(&[self.kind, group]).set(rate);
+        }
+        if let Some(loss) = now.router_loss {
+            let help = "Averaged balance and z-loss of the routers, weighted.";
+            let gauge = metrics::gauge("tidegate_trainer_router_loss", help, &["kind"]);
+            gauge.with_label_values(&[self.kind]).set(loss);
         }
         if let Some(scale) = now.loss_scale {
             let help = "What the loss is multiplied by before the backward pass.";
@@ -116,8 +132,10 @@ impl Reporter {
             let layer = layer.to_string();
             let help = "Experts that get less than 1 % of the even share of the tokens.";
             show("tidegate_trainer_dead_experts", help, &layer, experts.dead as f64);
-            let help = "Entropy of the experts' loads: 1 is even, 0 is one expert alone.";
+            let help = "Entropy of the router: 1 when it does not care, 0 when it is sure.";
             show("tidegate_trainer_router_entropy", help, &layer, experts.entropy);
+            let help = "Share of the layer's assignments that found their expert full.";
+            show("tidegate_trainer_layer_drop_rate", help, &layer, experts.dropped);
         }
     }
 }

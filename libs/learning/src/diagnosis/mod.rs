@@ -1,4 +1,5 @@
 //! What a job shows of its inside: gradients, weights and experts, layer by layer.
+mod drops;
 mod experts;
 pub(crate) mod flops;
 mod history;
@@ -7,10 +8,10 @@ mod watch;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tidegate_model::{Architecture, ExpertLoad};
+use tidegate_model::{Architecture, Routed};
 
 use self::watch::Watch;
-pub use self::{experts::Experts, history::History};
+pub use self::{drops::Drops, experts::Experts, history::History};
 use crate::{Alerts, DIAGNOSIS, LearningError, optimizer::Moved};
 
 /// Changes of the loss scale that are kept: the newest. It changes every few thousand steps.
@@ -23,6 +24,10 @@ pub struct Diagnosis {
     pub layers: BTreeMap<String, Layer>,
     /// Of each layer's mixture.
     pub experts: Vec<Experts>,
+    /// Of all steps and layers. Nothing is dropped without `balancing.capacity_factor`.
+    pub drops: Drops,
+    /// The same of the texts of each fairness group, by `name=value`; of the 64 that have most.
+    pub group_drops: BTreeMap<String, Drops>,
     /// FLOPs of all steps' matrix products.
     pub flops: f64,
     /// Step from which on it held, and the loss scale. Empty where the loss is not scaled.
@@ -113,18 +118,35 @@ impl Diagnosis {
     }
 
     /// Notes how a step's tokens were shared out.
-    pub(crate) fn loads(
+    pub(crate) fn routed(
         &mut self,
         step: u64,
-        loads: &[ExpertLoad],
+        routed: &[Routed],
         architecture: &Architecture,
         alerts: &Alerts,
     ) -> Result<(), LearningError> {
-        self.experts.resize_with(loads.len(), Experts::default);
-        for (experts, load) in self.experts.iter_mut().zip(loads) {
-            experts.add(step, &load.0);
+        self.experts.resize_with(routed.len(), Experts::default);
+        for (experts, routed) in self.experts.iter_mut().zip(routed) {
+            experts.add(step, routed);
         }
-        self.watch.loads(step, loads, architecture, alerts)
+        self.watch.loads(step, routed.iter().map(|routed| &routed.load), architecture, alerts)
+    }
+
+    /// Notes what was dropped, and whose it was. `texts`: of each text, its assignments in a layer
+    /// and its groups.
+    pub(crate) fn dropped<'a>(
+        &mut self,
+        routed: &[Routed],
+        texts: impl Iterator<Item = (usize, Vec<&'a str>)>,
+    ) {
+        for (at, (assignments, groups)) in texts.enumerate() {
+            let dropped = routed.iter().map(|routed| u64::from(routed.dropped[at])).sum();
+            let more = Drops { dropped, assignments: (assignments * routed.len()) as u64 };
+            self.drops += more;
+            for group in groups {
+                *self.group_drops.entry(group.to_owned()).or_default() += more;
+            }
+        }
     }
 
     /// Notes a change of the loss scale.
@@ -188,11 +210,17 @@ mod tests {
             let norm = 1.0 / (step as f64 + 3.0);
             let norms = Norms::of(&BTreeMap::from([("head.bias", norm)]));
             diagnosis.gradient(step, &norms, &alerts).unwrap();
-            let load = ExpertLoad(vec![0.3, 0.3, 0.2, 0.2]);
-            diagnosis.loads(step, &[load], &Architecture::default(), &alerts).unwrap();
+            let load = tidegate_model::ExpertLoad(vec![0.3, 0.3, 0.2, 0.2]);
+            let routed = [Routed { load, dropped: vec![1, 2], assignments: 8, entropy: 0.7 }];
+            diagnosis.routed(step, &routed, &Architecture::default(), &alerts).unwrap();
+            let texts = [(4, vec!["region=eu"]), (4, vec![])].into_iter();
+            diagnosis.dropped(&routed, texts);
             diagnosis.scale(step, if step < 150 { 2.0 } else { 1.0 });
         }
         assert_eq!(diagnosis.loss_scale, [(0, 2.0), (150, 1.0)]);
+        assert_eq!(diagnosis.drops, Drops { dropped: 900, assignments: 2_400 });
+        let eu = diagnosis.group_drops["region=eu"];
+        assert!((eu.rate() - 0.25).abs() < 1e-12 && diagnosis.group_drops.len() == 1);
         let bytes = diagnosis.to_bytes();
         assert!(bytes.len() < 20_000, "{}", bytes.len());
         let read = Diagnosis::from_bytes(&bytes).unwrap();

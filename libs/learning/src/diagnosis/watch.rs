@@ -58,10 +58,10 @@ impl Watch {
 
     /// Looks at the loads of a step, one a layer. An expert gets `1 / top_k` of the assignments
     /// when every token is sent to it: that is a share of 1 of the tokens.
-    pub(super) fn loads(
+    pub(super) fn loads<'a>(
         &mut self,
         step: u64,
-        loads: &[ExpertLoad],
+        loads: impl IntoIterator<Item = &'a ExpertLoad>,
         architecture: &Architecture,
         alerts: &Alerts,
     ) -> Result<(), LearningError> {
@@ -70,7 +70,7 @@ impl Watch {
             // Every token goes to every expert anyway.
             return Ok(());
         }
-        for (layer, load) in loads.iter().enumerate() {
+        for (layer, load) in loads.into_iter().enumerate() {
             let fullest = load.0.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
             let Some((expert, share)) = fullest else { continue };
             let share = f64::from(share) * top_k as f64;

@@ -5,31 +5,31 @@ use burn::{
 };
 use tidegate_model::{Network, Weights};
 
-use crate::{Train, Trains};
+use crate::{Method, Train, Trains};
 
-/// Takes what is not in `train` out of the gradient graph, so that no time is spent on it.
-pub(crate) fn freeze<B: Trains>(network: Network<B>, train: Train) -> Network<B> {
-    if train == Train::Full {
+/// Takes what does not learn out of the gradient graph, so that no time is spent on it.
+pub(crate) fn freeze<B: Trains>(network: Network<B>, method: &Method) -> Network<B> {
+    if method.train == Train::Full {
         return network;
     }
-    network.map(&mut Freeze { path: Vec::new(), train })
+    network.map(&mut Freeze { path: Vec::new(), method })
 }
 
 /// Parameters that learn, as a share of all. The wide path's are those of its table; its
 /// accumulators and the routing biases' steps are no parameters of the gradient.
-pub(crate) fn share<B: Trains>(weights: &Weights<B>, train: Train) -> f64 {
-    let mut count = Count { path: Vec::new(), train, trained: 0, all: 0 };
+pub(crate) fn share<B: Trains>(weights: &Weights<B>, method: &Method) -> f64 {
+    let mut count = Count { path: Vec::new(), method, trained: 0, all: 0 };
     weights.network.visit(&mut count);
     count.add("wide.rows", weights.wide.buckets() * weights.wide.classes());
     count.trained as f64 / count.all as f64
 }
 
-struct Freeze {
+struct Freeze<'a> {
     path: Vec<String>,
-    train: Train,
+    method: &'a Method,
 }
 
-impl<B: Trains> ModuleMapper<B> for Freeze {
+impl<B: Trains> ModuleMapper<B> for Freeze<'_> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }
@@ -39,28 +39,28 @@ impl<B: Trains> ModuleMapper<B> for Freeze {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        if self.train.includes(&self.path.join(".")) {
+        if self.method.includes(&self.path.join(".")) {
             return param;
         }
         param.set_require_grad(false)
     }
 }
 
-struct Count {
+struct Count<'a> {
     path: Vec<String>,
-    train: Train,
+    method: &'a Method,
     trained: usize,
     all: usize,
 }
 
-impl Count {
+impl Count<'_> {
     fn add(&mut self, name: &str, size: usize) {
         self.all += size;
-        self.trained += if self.train.includes(name) { size } else { 0 };
+        self.trained += if self.method.includes(name) { size } else { 0 };
     }
 }
 
-impl<B: Backend> ModuleVisitor<B> for Count {
+impl<B: Backend> ModuleVisitor<B> for Count<'_> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }
@@ -88,14 +88,18 @@ mod tests {
             "blocks.0.mixture.bias",
             "head.bias",
             "wide.rows",
+            "blocks.0.attention.query_lora.into",
+            "blocks.0.attention.prefix.key",
         ];
         for (train, expected) in [
-            (Train::Full, [true, true, true, true, true]),
-            (Train::RouterOnly, [false, true, true, false, false]),
-            (Train::FrozenRouter, [true, false, false, true, true]),
-            (Train::HeadOnly, [false, false, false, true, false]),
+            (Train::Full, [true, true, true, true, true, true, true]),
+            (Train::RouterOnly, [false, true, true, false, false, false, false]),
+            (Train::FrozenRouter, [true, false, false, true, true, true, true]),
+            (Train::HeadOnly, [false, false, false, true, false, false, false]),
+            (Train::Adapters, [false, false, false, true, false, true, true]),
         ] {
-            assert_eq!(names.map(|name| train.includes(name)), expected, "{train:?}");
+            let method = Method { train, ..Method::default() };
+            assert_eq!(names.map(|name| method.includes(name)), expected, "{train:?}");
         }
     }
 }

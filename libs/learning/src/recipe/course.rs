@@ -13,7 +13,8 @@ pub struct Course {
     /// Examples of a step, rehearsed ones included.
     pub batch: usize,
     /// Examples that are in memory as tensors at once; the gradients of a step's micro-batches are
-    /// added up before it is taken. 0: the whole batch. Changes nothing but rounding.
+    /// added up before it is taken. 0: the whole batch. Changes nothing but rounding, unless
+    /// `balancing` has a capacity factor or a balance loss: those are of a micro-batch.
     pub micro_batch: usize,
     /// Steps at most; 0: no bound but the epochs. The learning rate is annealed to this end.
     pub max_steps: u64,

@@ -1,16 +1,66 @@
 //! What may change, in which numbers it is computed, and what is watched.
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+use tidegate_model::Adapters;
 
 use super::bounds::{whole, within};
 use crate::LearningError;
 
 /// Which parameters learn.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Method {
     /// Decided by the parameter's name. Of jobs that start from a champion; from scratch everything
     /// has to be learnt.
     pub train: Train,
+    /// Which adapters, where `train` says adapters. A champion that has the very same goes on with
+    /// them; those of another are folded into its weights first.
+    pub adapters: Adapters,
+}
+
+impl Default for Method {
+    /// LoRA of rank 8 on attention, and the head: 0.5 to 2 % of usual networks.
+    fn default() -> Self {
+        let adapters =
+            Adapters { attention_rank: 8, expert_rank: 0, alpha: 16.0, prefix: 0, head: true };
+        Self { train: Train::Full, adapters }
+    }
+}
+
+impl Method {
+    /// Whether the parameter of this name learns.
+    pub(crate) fn includes(&self, name: &str) -> bool {
+        let router = name.ends_with(".router") || name.ends_with(".mixture.bias");
+        match self.train {
+            Train::Full => true,
+            Train::RouterOnly => router,
+            Train::FrozenRouter => !router,
+            Train::HeadOnly => name.starts_with("head."),
+            Train::Adapters => self.adapters.keep(name),
+        }
+    }
+
+    /// What is wrong for any network; the rest shows beside the champion's.
+    pub(super) fn validate(&self) -> Result<(), LearningError> {
+        let adapters = &self.adapters;
+        for (field, size) in [
+            ("attention_rank", adapters.attention_rank),
+            ("expert_rank", adapters.expert_rank),
+            ("prefix", adapters.prefix),
+        ] {
+            whole(&format!("method.adapters.{field}"), size, 0, 1 << 16)?;
+        }
+        within("method.adapters.alpha", adapters.alpha, 1e-6..=1e6)?;
+        if self.train == Train::Adapters && adapters.is_empty() {
+            return Err(LearningError::Recipe {
+                field: "method.adapters".to_owned(),
+                value: "empty".to_owned(),
+                need: "a rank or a prefix above 0, or the head, has to learn",
+            });
+        }
+        Ok(())
+    }
 }
 
 /// A set of parameters. What is not in it is frozen: it has no optimiser state and keeps its bits.
@@ -26,6 +76,9 @@ pub enum Train {
     FrozenRouter,
     /// The deep path's classifier.
     HeadOnly,
+    /// The adapters of `method.adapters` beside weights that stay as they are, the wide path's
+    /// among them.
+    Adapters,
 }
 
 /// In which numbers the network is computed. Parameters and optimiser state are f32.
@@ -78,16 +131,31 @@ pub struct Alerts {
     pub steps: u64,
 }
 
-impl Train {
-    /// Whether the parameter of this name learns.
-    pub(crate) fn includes(self, name: &str) -> bool {
-        let router = name.ends_with(".router") || name.ends_with(".mixture.bias");
-        match self {
-            Self::Full => true,
-            Self::RouterOnly => router,
-            Self::FrozenRouter => !router,
-            Self::HeadOnly => name.starts_with("head."),
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Adapters { attention_rank, expert_rank, prefix, head, .. } = self.adapters;
+        let parts = [
+            (attention_rank > 0).then(|| format!("LoRA of rank {attention_rank} on attention")),
+            (expert_rank > 0).then(|| format!("LoRA of rank {expert_rank} on experts")),
+            (prefix > 0).then(|| format!("a prefix of {prefix}")),
+            head.then(|| "the head".to_owned()),
+        ];
+        match self.train {
+            Train::Full => f.write_str("full"),
+            Train::RouterOnly => f.write_str("router only"),
+            Train::FrozenRouter => f.write_str("frozen router"),
+            Train::HeadOnly => f.write_str("head only"),
+            Train::Adapters => {
+                f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+            }
         }
+    }
+}
+
+impl Train {
+    /// Whether routers learn, and so are balanced.
+    pub(crate) const fn balances(self) -> bool {
+        matches!(self, Self::Full | Self::RouterOnly)
     }
 }
 

@@ -1,4 +1,5 @@
 //! How to train; part of a generation's lineage.
+mod balancing;
 mod bounds;
 mod course;
 mod method;
@@ -10,6 +11,7 @@ use tidegate_model::Architecture;
 
 use self::bounds::within;
 pub use self::{
+    balancing::Balancing,
     course::Course,
     method::{Alerts, Compute, Method, Precision, Train, Watching},
     terms::{BalanceBy, Der, Distillation, Ewc, L2ToStart, Rehearsal},
@@ -52,14 +54,6 @@ pub struct Recipe {
     pub checkpoints: Checkpoints,
 }
 
-/// Bias steps of the router, annealed with the learning rate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Balancing {
-    /// The first and largest step; 0: no balancing.
-    pub step: f64,
-}
-
 /// When a checkpoint is due; whichever comes first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -84,7 +78,7 @@ impl Default for Recipe {
             der: Der::default(),
             ewc: Ewc::default(),
             l2_to_start: L2ToStart::default(),
-            balancing: Balancing { step: 1e-3 },
+            balancing: Balancing::default(),
             diagnosis: Watching::default(),
             alerts: Alerts::default(),
             checkpoints: Checkpoints { steps: 0, seconds: 10.0 },
@@ -130,6 +124,7 @@ impl Recipe {
         self.architecture.validate()?;
         self.cold_start.validate("cold_start")?;
         self.hot_update.validate("hot_update")?;
+        self.method.validate()?;
         self.precision.validate()?;
         self.rehearsal.validate()?;
         self.distillation.validate()?;
@@ -138,7 +133,7 @@ impl Recipe {
         self.l2_to_start.validate()?;
         self.diagnosis.validate()?;
         self.alerts.validate()?;
-        within("balancing.step", self.balancing.step, 0.0..=1.0)?;
+        self.balancing.validate()?;
         within("checkpoints.seconds", self.checkpoints.seconds, 0.0..=86_400.0)
     }
 }
@@ -195,7 +190,14 @@ mod tests {
             ("[distillation]\nfresh_weight = 2", "`distillation.fresh_weight`"),
             ("[hot_update]\nmicro_batch = 99999", "`hot_update.micro_batch`"),
             ("[hot_update]\nmax_joules = -1", "`hot_update.max_joules`"),
-            ("[method]\ntrain = \"adapters\"", "adapters"),
+            ("[method]\ntrain = \"prefixes\"", "prefixes"),
+            ("[method.adapters]\nalpha = 0", "`method.adapters.alpha`"),
+            ("[method.adapters]\nprefix = 99999", "`method.adapters.prefix`"),
+            ("[method.adapters]\nrank = 8", "rank"),
+            (
+                "[method]\ntrain = \"adapters\"\n[method.adapters]\nattention_rank = 0\nhead = false",
+                "`method.adapters`",
+            ),
             ("[precision]\ncompute = \"f16\"", "`precision.compute`"),
             ("[precision]\ncompute = \"bf16\"", "`precision.compute`"),
             ("[precision]\ncompute = \"f8\"", "f8"),
@@ -203,6 +205,9 @@ mod tests {
             ("[ewc]\ndecay = 1.5", "`ewc.decay`"),
             ("[ewc]\nsamples = 0", "`ewc.samples`"),
             ("[l2_to_start]\nweight = inf", "`l2_to_start.weight`"),
+            ("[balancing]\ncapacity_factor = -1", "`balancing.capacity_factor`"),
+            ("[balancing]\nbalance_loss = nan", "`balancing.balance_loss`"),
+            ("[balancing]\nz_loss = 1e9", "`balancing.z_loss`"),
             ("[diagnosis]\nevery = 0", "`diagnosis.every`"),
             ("[alerts]\nexploding = 0.5", "`alerts.exploding`"),
             ("[alerts]\nsteps = 0", "`alerts.steps`"),

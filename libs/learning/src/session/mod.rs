@@ -1,17 +1,19 @@
 //! The loop.
 mod open;
 mod outcome;
+mod probe;
+mod start;
 
 use std::{collections::HashMap, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 use tidegate_contracts::ArtifactHash;
-use tidegate_model::{Features, Weights};
+use tidegate_model::{Adapters, Features, WEIGHTS, Weights};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::outcome::Outcome;
+pub(crate) use self::{outcome::Outcome, probe::Prepared};
 use crate::{
-    CheckpointDir, Course, Example, Job, LearningError, Observer, Train, Trains,
+    CheckpointDir, Course, Example, Job, LearningError, Method, Observer, Trains,
     anchor::Anchor,
     checkpoint::{Checkpoint, Position, fingerprint},
     clock::{Clock, exhausted},
@@ -38,9 +40,12 @@ pub(crate) struct Session<'a, B: Trains> {
     lesson: &'a Lesson,
     course: &'a Course,
     /// What learns in this job.
-    train: Train,
+    method: Method,
     device: B::Device,
     weights: Weights<B>,
+    adapters: Adapters,
+    /// The file of what lies below adapters that learn: it stays as it is.
+    base: Option<Bytes>,
     optimizer: DeepOptimizer<B>,
     teacher: Teacher<B>,
     /// What pulls the weights back; only where the recipe says so.
@@ -128,19 +133,22 @@ impl<B: Trains> Session<'_, B> {
         };
         let rows = Rows { fresh: &fresh, answers: &answers, replayed: &replayed };
         let targets = rows.targets(lesson, recipe);
-        let items = fresh.iter().copied().chain(replayed.iter().map(|r| &r.item));
-        let features: Vec<&Features> = items.map(|item| &item.features).collect();
+        let items: Vec<&Item> =
+            fresh.iter().copied().chain(replayed.iter().map(|r| &r.item)).collect();
+        let features: Vec<&Features> = items.iter().map(|item| &item.features).collect();
         let wide = self.weights.wide.logits(&features);
         let scale = self.position.scaler.map_or(1.0, |scaler| scaler.scale());
-        let setting = Setting { course: self.course, scale };
+        let router = recipe.balancing.training(self.method.train);
+        let setting = Setting { course: self.course, scale, router };
         let network = &self.weights.network;
         let pass = loss::accumulate(network, &features, &wide, &targets, setting, &self.device);
         if !pass.loss.is_finite() {
             return Err(LearningError::Diverged { step: self.position.step, loss: pass.loss });
         }
-        let load_max = pass.loads.iter().flat_map(|load| &load.0).copied().fold(0.0, f32::max);
-        self.count(&features, pass.loss, load_max);
-        self.take(&features, pass, scale)?;
+        let loads = pass.routed.iter().flat_map(|routed| &routed.load.0);
+        let load_max = loads.copied().fold(0.0, f32::max);
+        self.count(&features, &pass, load_max);
+        self.take(&items, pass, scale)?;
         Ok(f64::from(load_max))
     }
 
@@ -148,11 +156,12 @@ impl<B: Trains> Session<'_, B> {
     /// overflowed.
     fn take(
         &mut self,
-        features: &[&Features],
+        items: &[&Item],
         mut pass: Pass<B>,
         scale: f32,
     ) -> Result<(), LearningError> {
         let (step, recipe) = (self.position.step, &self.job.recipe);
+        let features: Vec<&Features> = items.iter().map(|item| &item.features).collect();
         if scale != 1.0 {
             pass.gradients.scale(1.0 / f64::from(scale));
             pass.wide_gradient.iter_mut().for_each(|gradient| *gradient /= scale);
@@ -166,15 +175,22 @@ impl<B: Trains> Session<'_, B> {
             return Ok(());
         }
         let architecture = &self.lesson.featurizer.architecture;
-        self.diagnosis.loads(step, &pass.loads, architecture, &recipe.alerts)?;
+        self.diagnosis.routed(step, &pass.routed, architecture, &recipe.alerts)?;
+        if recipe.balancing.capacity_factor > 0.0 {
+            let texts = items.iter().map(|item| {
+                let assignments = item.features.tokens.len().max(1) * architecture.top_k;
+                (assignments, self.lesson.groups_of(item))
+            });
+            self.diagnosis.dropped(&pass.routed, texts);
+        }
         let annealed = anneal(step, self.lesson.steps, self.course);
-        if self.course.wide_rate > 0.0 && self.train.includes("wide.rows") {
+        if self.course.wide_rate > 0.0 && self.method.includes("wide.rows") {
             // The sum over the batch, not the mean: Adagrad's first steps then have the same length
             // whatever the size of the batch, and a new word is learnt from one text.
             let size = features.len() as f32;
             let gradient: Vec<f32> = pass.wide_gradient.iter().map(|g| g * size).collect();
             let rate = (self.course.wide_rate * annealed) as f32;
-            self.weights.wide.update(features, &gradient, rate);
+            self.weights.wide.update(&features, &gradient, rate);
         }
         if self.course.deep_rate > 0.0 {
             self.diagnosis.gradient(step, &norms, &recipe.alerts)?;
@@ -186,9 +202,12 @@ impl<B: Trains> Session<'_, B> {
                 self.optimizer.step(network, pass.gradients, norms.total, rate, measured);
             self.diagnosis.moved(&moved);
             let bias_step = (recipe.balancing.step * annealed) as f32;
-            let balances = matches!(self.train, Train::Full | Train::RouterOnly);
-            self.weights.network =
-                if balances { network.balance(&pass.loads, bias_step) } else { network };
+            self.weights.network = if self.method.train.balances() {
+                let loads: Vec<_> = pass.routed.into_iter().map(|routed| routed.load).collect();
+                network.balance(&loads, bias_step)
+            } else {
+                network
+            };
         }
         Ok(())
     }
@@ -219,7 +238,7 @@ impl<B: Trains> Session<'_, B> {
     }
 
     /// Adds a step to what is measured.
-    fn count(&mut self, features: &[&Features], loss: f32, load_max: f32) {
+    fn count(&mut self, features: &[&Features], pass: &Pass<B>, load_max: f32) {
         let (architecture, classes) =
             (&self.lesson.featurizer.architecture, self.lesson.labels.len());
         let stats = &mut self.position.stats;
@@ -229,7 +248,10 @@ impl<B: Trains> Session<'_, B> {
             self.diagnosis.flops += flops::training(architecture, classes, features.tokens.len());
         }
         stats.load_max_sum += f64::from(load_max);
-        average(&mut stats.loss, f64::from(loss));
+        average(&mut stats.loss, f64::from(pass.loss));
+        if let Some(loss) = pass.router_loss {
+            average(&mut stats.router_loss, f64::from(loss));
+        }
     }
 
     /// Makes features of what an epoch replays, and asks the champion about it.
@@ -255,7 +277,11 @@ impl<B: Trains> Session<'_, B> {
     }
 
     fn checkpoint(&self, fingerprint: ArtifactHash) -> Result<Checkpoint, LearningError> {
-        Ok(Checkpoint::new(self.job, fingerprint, self.position.clone(), self.files()?))
+        let mut files = self.files()?;
+        if self.base.is_some() {
+            files.remove(WEIGHTS);
+        }
+        Ok(Checkpoint::new(self.job, fingerprint, self.position.clone(), files))
     }
 }
 

@@ -1,16 +1,16 @@
 //! Where a session begins: from a checkpoint, a champion or nothing.
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashMap},
-};
+use std::collections::{BTreeMap, HashMap};
 
 use burn::module::AutodiffModule as _;
 use bytes::Bytes;
-use tidegate_model::{ModelError, WEIGHTS, Weights};
+use tidegate_model::{Adapters, WEIGHTS, Weights};
 
-use super::Session;
+use super::{
+    Session,
+    start::{Start, champion as read_champion, file},
+};
 use crate::{
-    DIAGNOSIS, FISHER, Job, LearningError, OPTIMIZER, Train, Trains,
+    DIAGNOSIS, FISHER, Job, LearningError, Method, OPTIMIZER, Train, Trains,
     anchor::Anchor,
     checkpoint::{Checkpoint, Position},
     diagnosis::Diagnosis,
@@ -34,23 +34,30 @@ impl<'a, B: Trains> Session<'a, B> {
         let champion = job.start.files();
         // From scratch everything has to be learnt.
         let train = if champion.is_some() { recipe.method.train } else { Train::Full };
+        let method = Method { train, ..recipe.method.clone() };
         let start = match champion {
-            Some(files) => Some(grown::<B>(files, lesson, &device)?),
+            Some(files) => Some(Start::of::<B>(files, lesson, &method, &device)?),
             None => None,
         };
-        let mut weights = match (&resumed, &start) {
-            (Some(checkpoint), _) => read::<B>(lesson, file(&checkpoint.files, WEIGHTS)?, &device)?,
-            (None, Some(start)) => read::<B>(lesson, start, &device)?,
-            (None, None) => {
-                let (architecture, classes) =
-                    (&lesson.featurizer.architecture, lesson.labels.len());
-                Weights::init(architecture, classes, job.seed, &device)
+        let (architecture, classes) = (&lesson.featurizer.architecture, lesson.labels.len());
+        let mut weights: Weights<B> = match (&resumed, &start) {
+            (resumed, Some(start)) => {
+                let resumed = resumed.as_ref().map(|checkpoint| &checkpoint.files);
+                start.read(lesson, resumed, job.seed, &device)?
             }
+            (Some(checkpoint), None) => {
+                let bytes = file(&checkpoint.files, WEIGHTS)?;
+                Weights::from_safetensors(architecture, classes, bytes, &device)?
+            }
+            (None, None) => Weights::init(architecture, classes, job.seed, &device),
         };
-        weights.network = freeze(weights.network, train);
+        weights.network = freeze(weights.network, &method);
         let mut optimizer = DeepOptimizer::new(course);
         if let Some(state) = optimizer_state(champion, resumed.as_ref())? {
-            optimizer = optimizer.load(&weights.network, state, |name| train.includes(name))?;
+            // State of adapters that were folded away is of no use to fresh ones of the same name.
+            let stale = resumed.is_none() && start.as_ref().is_some_and(|start| !start.continued);
+            let learns = |name: &str| method.includes(name) && !(stale && Adapters::own(name));
+            optimizer = optimizer.load(&weights.network, state, learns)?;
         }
         let fisher = match champion.and_then(|files| files.get(FISHER)) {
             Some(bytes) if recipe.ewc.weight > 0.0 => {
@@ -60,15 +67,21 @@ impl<'a, B: Trains> Session<'a, B> {
         };
         let anchor = match &start {
             Some(start) if Anchor::<B>::is_needed(recipe) => {
-                let start = read::<B>(lesson, start, &device)?.network.valid();
-                Some(Anchor::new(&start, fisher.clone(), recipe))
+                let start: Weights<B> = start.read(lesson, None, job.seed, &device)?;
+                Some(Anchor::new(&start.network.valid(), fisher.clone(), recipe))
             }
             _ => None,
         };
         let teacher = match champion.filter(|_| Teacher::<B>::is_needed(lesson, recipe)) {
-            Some(files) => Some(known::<B>(files, lesson, &device)?),
+            Some(files) => {
+                let mut teacher = read_champion::<B>(files, lesson, &device)?;
+                teacher.network = teacher.network.folded();
+                Some(teacher)
+            }
             None => None,
         };
+        let adapters = start.as_ref().map(|start| start.adapters).unwrap_or_default();
+        let base = start.filter(|_| train == Train::Adapters).map(|start| start.weights);
         let position = match &resumed {
             Some(checkpoint) => checkpoint.head.position.clone(),
             None => Position::start(recipe.precision.scales().then(LossScaler::default)),
@@ -81,10 +94,12 @@ impl<'a, B: Trains> Session<'a, B> {
             job,
             lesson,
             course,
-            train,
+            method,
             peak: Some(recipe.diagnosis.peak_flops).filter(|&peak| peak > 0.0),
             device,
             weights,
+            adapters,
+            base,
             optimizer,
             teacher: Teacher::new(teacher, lesson, recipe),
             anchor,
@@ -97,10 +112,6 @@ impl<'a, B: Trains> Session<'a, B> {
     }
 }
 
-fn file<'a>(files: &'a Files, name: &'static str) -> Result<&'a Bytes, LearningError> {
-    Ok(files.get(name).ok_or(ModelError::MissingFile(name))?)
-}
-
 /// That of the checkpoint; else the champion's, if it has one.
 fn optimizer_state<'a>(
     champion: Option<&'a Files>,
@@ -110,38 +121,4 @@ fn optimizer_state<'a>(
         Some(checkpoint) => file(&checkpoint.files, OPTIMIZER).map(Some),
         None => Ok(champion.and_then(|files| files.get(OPTIMIZER))),
     }
-}
-
-/// Weights of all the lesson's classes.
-fn read<B: Trains>(
-    lesson: &Lesson,
-    bytes: &[u8],
-    device: &B::Device,
-) -> Result<Weights<B>, LearningError> {
-    let architecture = &lesson.featurizer.architecture;
-    Ok(Weights::from_safetensors(architecture, lesson.labels.len(), bytes, device)?)
-}
-
-/// The champion as it is.
-fn known<B: Trains>(
-    files: &Files,
-    lesson: &Lesson,
-    device: &B::Device,
-) -> Result<Weights<B::InnerBackend>, LearningError> {
-    let architecture = &lesson.featurizer.architecture;
-    Ok(Weights::from_safetensors(architecture, lesson.known, file(files, WEIGHTS)?, device)?)
-}
-
-/// The champion's weights file, with the lesson's new classes appended.
-fn grown<'a, B: Trains>(
-    files: &'a Files,
-    lesson: &Lesson,
-    device: &B::Device,
-) -> Result<Cow<'a, [u8]>, LearningError> {
-    if lesson.known == lesson.labels.len() {
-        return Ok(Cow::Borrowed(file(files, WEIGHTS)?));
-    }
-    // On the plain backend: a tracked tensor cannot be joined to a new parameter.
-    let weights = known::<B>(files, lesson, device)?.grow_labels(lesson.labels.len());
-    Ok(Cow::Owned(weights.to_safetensors()?))
 }

@@ -5,11 +5,13 @@ use burn::module::AutodiffModule as _;
 use bytes::Bytes;
 use half::f16;
 use tidegate_contracts::ArtifactHash;
-use tidegate_model::{ARCHITECTURE, LABELS, TOKENIZER, WEIGHTS, Weights};
+use tidegate_model::{
+    ADAPTER_WEIGHTS, ADAPTERS, ARCHITECTURE, LABELS, TOKENIZER, WEIGHTS, Weights,
+};
 
 use super::Session;
 use crate::{
-    DIAGNOSIS, FISHER, LearningError, OPTIMIZER, Observer, Progress, REPLAY, Trains,
+    DIAGNOSIS, Drops, FISHER, LearningError, OPTIMIZER, Observer, Progress, REPLAY, Trains,
     clock::Clock,
     diagnosis::flops,
     fisher,
@@ -34,15 +36,24 @@ impl<B: Trains> Session<'_, B> {
         let lesson = self.lesson;
         let json = |value: serde_json::Result<Vec<u8>>| value.expect("plain structs are JSON");
         let architecture = &lesson.featurizer.architecture;
-        let files: [(&str, Bytes); 7] = [
+        let weights = match &self.base {
+            Some(base) => base.clone(),
+            None => self.weights.to_safetensors()?.into(),
+        };
+        let mut files: Vec<(&str, Bytes)> = vec![
             (ARCHITECTURE, json(serde_json::to_vec_pretty(architecture)).into()),
             (LABELS, json(serde_json::to_vec(&lesson.labels)).into()),
             (TOKENIZER, lesson.featurizer.tokenizer.to_bytes()?.into()),
-            (WEIGHTS, self.weights.to_safetensors()?.into()),
+            (WEIGHTS, weights),
             (OPTIMIZER, self.optimizer.to_bytes(&self.weights.network)?.into()),
             (REPLAY, self.replay.clone()),
             (DIAGNOSIS, self.diagnosis.to_bytes().into()),
         ];
+        if !self.adapters.is_empty() {
+            let own = self.weights.adapters_to_safetensors(&self.adapters)?;
+            files.push((ADAPTERS, json(serde_json::to_vec(&self.adapters)).into()));
+            files.push((ADAPTER_WEIGHTS, own.into()));
+        }
         Ok(files.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect())
     }
 
@@ -97,7 +108,9 @@ impl<B: Trains> Session<'_, B> {
         let experts = |experts: &crate::diagnosis::Experts| ExpertsProgress {
             dead: experts.dead,
             entropy: experts.entropy,
+            dropped: experts.dropped,
         };
+        let rate = |(group, drops): (&String, &Drops)| (group.clone(), drops.rate());
         Progress {
             step: self.position.step,
             steps: self.lesson.steps,
@@ -107,6 +120,9 @@ impl<B: Trains> Session<'_, B> {
             tokens_per_s,
             mfu: self.peak.map_or(0.0, |peak| tokens_per_s * self.flops_per_token() / peak),
             joules_per_token: stats.joules / (stats.tokens as f64).max(1.0),
+            router_loss: stats.router_loss,
+            drop_rate: self.diagnosis.drops.rate(),
+            group_drop_rates: self.diagnosis.group_drops.iter().map(rate).collect(),
             loss_scale: self.position.scaler.map(|scaler| f64::from(scaler.scale())),
             layers: self.diagnosis.layers.iter().map(layer).collect(),
             experts: self.diagnosis.experts.iter().map(experts).collect(),
@@ -148,11 +164,18 @@ impl<B: Trains> Session<'_, B> {
             ("training_flops".to_owned(), self.diagnosis.flops),
             ("peak_flops_per_s".to_owned(), peak),
             ("mfu".to_owned(), self.diagnosis.flops / seconds / peak),
-            ("trained_share".to_owned(), optimizer::share(&self.weights, self.train)),
+            ("trained_share".to_owned(), optimizer::share(&self.weights, &self.method)),
             ("expert_load_max_share".to_owned(), stats.load_max_sum / steps.max(1.0)),
             ("dead_experts".to_owned(), self.diagnosis.dead() as f64),
             ("router_entropy".to_owned(), entropy / (experts.len() as f64).max(1.0)),
         ];
+        if self.job.recipe.balancing.capacity_factor > 0.0 {
+            values.push(("drop_rate".to_owned(), self.diagnosis.drops.rate()));
+            let groups = self.diagnosis.group_drops.iter();
+            values
+                .extend(groups.map(|(group, drops)| (format!("drop_rate.{group}"), drops.rate())));
+        }
+        values.extend(stats.router_loss.map(|loss| ("router_loss".to_owned(), loss)));
         values.extend(stats.penalty.map(|penalty| ("penalty".to_owned(), penalty)));
         values.extend(ended_by.map(|budget| (format!("ended_by.{budget}"), 1.0)));
         values.into_iter().collect()

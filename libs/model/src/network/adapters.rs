@@ -23,19 +23,28 @@ pub struct Adapters {
     /// Keys and values that every text sees in each layer before its own (Prefix-Tuning, Li and
     /// Liang 2021, arXiv 2101.00190); 0: none.
     pub prefix: usize,
+    /// Whether the classifier is kept with them, so that it learns, and classes are appended, while
+    /// the base's file stays as it is.
+    pub head: bool,
 }
 
 impl Adapters {
     /// Whether there is anything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.attention_rank == 0 && self.expert_rank == 0 && self.prefix == 0
+        self.attention_rank == 0 && self.expert_rank == 0 && self.prefix == 0 && !self.head
     }
 
     /// Whether the parameter of this name (its path in the network) belongs to an adapter.
     #[must_use]
     pub fn own(name: &str) -> bool {
         name.split('.').any(|part| part.ends_with("_lora") || part == "prefix")
+    }
+
+    /// Whether the parameter of this name is kept with these adapters.
+    #[must_use]
+    pub fn keep(&self, name: &str) -> bool {
+        Self::own(name) || (self.head && name.starts_with("head."))
     }
 
     /// Checks every field.

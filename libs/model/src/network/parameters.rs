@@ -65,12 +65,21 @@ impl Source for Random {
 pub(crate) struct Pair<'a> {
     pub(crate) base: &'a mut dyn Source,
     pub(crate) adapters: &'a mut dyn Source,
+    pub(crate) which: &'a Adapters,
+    /// Whether the adapters are new: a head among them then starts as the base's.
+    pub(crate) fresh: bool,
 }
 
 impl Source for Pair<'_> {
     fn take(&mut self, name: &str, shape: &[usize], start: Start) -> Result<Vec<f32>, ModelError> {
-        let source = if Adapters::own(name) { &mut self.adapters } else { &mut self.base };
-        source.take(name, shape, start)
+        if Adapters::own(name) {
+            return self.adapters.take(name, shape, start);
+        }
+        let values = self.base.take(name, shape, start)?;
+        if self.which.keep(name) && !self.fresh {
+            return self.adapters.take(name, shape, start);
+        }
+        Ok(values)
     }
 }
 

@@ -7,7 +7,8 @@ use tidegate_model::{
 
 use crate::samples::{self, architecture, files, inputs, random, read, write};
 
-const ADAPTED: Adapters = Adapters { attention_rank: 3, expert_rank: 2, alpha: 4.0, prefix: 2 };
+const ADAPTED: Adapters =
+    Adapters { attention_rank: 3, expert_rank: 2, alpha: 4.0, prefix: 2, head: false };
 
 fn adapted(adapters: &Adapters, adapter_bytes: Option<&[u8]>) -> Weights<CpuBackend> {
     let base = random(&architecture(), 3, 5);
@@ -18,7 +19,7 @@ fn adapted(adapters: &Adapters, adapter_bytes: Option<&[u8]>) -> Weights<CpuBack
 
 /// Adapters with no value left at its start.
 fn trained(adapters: &Adapters) -> Vec<u8> {
-    let mut tensors = read(&adapted(adapters, None).adapters_to_safetensors().unwrap());
+    let mut tensors = read(&adapted(adapters, None).adapters_to_safetensors(adapters).unwrap());
     for (at, value) in tensors.values_mut().flat_map(|(_, values)| values).enumerate() {
         *value += ((at * 37 % 101) as f32 - 50.0) / 200.0;
     }
@@ -55,7 +56,7 @@ fn folded_changes_answer_as_they_did_beside_the_matrices() {
     let base = samples::load(&architecture(), 3, &random(&architecture(), 3, 5));
     assert!(apart(&a, &b) < 2e-5, "{}", apart(&a, &b));
     assert!(apart(&a, &logits(&base)) > 0.05, "the adapters do something");
-    let left = read(&folded.adapters_to_safetensors().unwrap());
+    let left = read(&folded.adapters_to_safetensors(&ADAPTED).unwrap());
     assert!(left.keys().all(|name| name.contains(".prefix.")), "{:?}", left.keys());
 }
 
@@ -64,7 +65,7 @@ fn adapters_are_kept_and_swapped_apart_from_the_weights_they_change() {
     let bytes = trained(&ADAPTED);
     let weights = adapted(&ADAPTED, Some(&bytes));
     assert_eq!(weights.to_safetensors().unwrap(), random(&architecture(), 3, 5));
-    assert_eq!(weights.adapters_to_safetensors().unwrap(), bytes);
+    assert_eq!(weights.adapters_to_safetensors(&ADAPTED).unwrap(), bytes);
 
     let mut generation = files(&architecture());
     let plain = Model::from_files(&generation, &Device::Cpu).unwrap();
@@ -99,6 +100,32 @@ fn an_adapter_of_another_size_and_an_impossible_one_are_refused_by_name() {
     assert!(refused(Adapters { expert_rank: 7, ..ADAPTED }).contains("`expert_rank`"));
 }
 
+#[test]
+fn a_head_among_the_adapters_appends_classes_to_a_base_that_stays_as_it_is() {
+    let adapters = Adapters { attention_rank: 2, alpha: 4.0, head: true, ..Adapters::default() };
+    let (base, device) = (random(&architecture(), 3, 5), Default::default());
+    let of = |bytes: Option<&[u8]>, classes: usize| {
+        let files = (&base[..], bytes);
+        Weights::<CpuBackend>::with_adapters(&architecture(), &adapters, classes, files, 1, &device)
+    };
+    let plain = samples::load(&architecture(), 3, &base);
+    assert_eq!(logits(&of(None, 3).unwrap()), logits(&plain), "it starts as the base's");
+    assert_eq!(logits(&of(None, 4).unwrap()), logits(&plain.grow_labels(4)));
+    let mut own = read(&of(None, 4).unwrap().adapters_to_safetensors(&adapters).unwrap());
+    assert_eq!(own["head.bias"].0, [4]);
+    own.get_mut("head.bias").unwrap().1[3] = 2.5;
+    let learnt = of(Some(&write(&own)), 4).unwrap();
+    let found = logits(&learnt);
+    assert!(found.chunks(4).all(|row| (row[3] - 2.5).abs() < 1e-6), "{found:?}");
+    let bias = own["head.bias"].clone();
+    own.remove("head.bias");
+    let error = of(Some(&write(&own)), 4).unwrap_err().to_string();
+    assert!(error.contains("head.bias"), "{error}");
+    own.insert("head.bias".to_owned(), bias);
+    let error = of(Some(&write(&own)), 2).unwrap_err().to_string();
+    assert!(error.contains("head.weight"), "classes are never taken away: {error}");
+}
+
 /// Trained shares on the reference model of the benchmarks: LoRA 0.5 to 2 %, prefixes 1 to 3 %.
 #[test]
 fn adapters_are_a_small_share_of_the_reference_model() {
@@ -121,7 +148,7 @@ fn adapters_are_a_small_share_of_the_reference_model() {
         let weights =
             Weights::<CpuBackend>::with_adapters(&reference, &adapters, 512, files, 1, &device);
         let weights = weights.unwrap();
-        let own = read(&weights.adapters_to_safetensors().unwrap());
+        let own = read(&weights.adapters_to_safetensors(&adapters).unwrap());
         let count = |tensors: &samples::Tensors| {
             tensors.values().map(|(_, values)| values.len()).sum::<usize>() as f64
         };

@@ -1,0 +1,152 @@
+//! A file of events and labels, as examples.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{BufRead as _, BufReader},
+    path::Path,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use chrono::Utc;
+use tidegate_contracts::{
+    ArtifactHash, Class, ContentType, Event, EventId, LateLabel, Offset, Partition, Window,
+};
+use tidegate_learning::Example;
+
+/// What a file holds.
+pub(super) struct Data {
+    /// Labelled events with a text, in the order of their lines.
+    pub(super) examples: Vec<Example>,
+    /// Events without a label, or without a text: they are no examples.
+    pub(super) others: usize,
+    /// The file, and its lines in place of offsets.
+    pub(super) window: Window,
+    /// Of its bytes.
+    pub(super) hash: ArtifactHash,
+}
+
+/// Reads JSON lines as `tidegate produce` does: one with `parts` is an event, one with `id` and
+/// `label` a label. An event that comes again with the same label counts once.
+///
+/// # Errors
+/// Names the line that is wrong, or what contradicts what.
+pub(super) fn read(path: &Path) -> anyhow::Result<Data> {
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    let mut read = Lines::default();
+    let mut hashes = Vec::new();
+    let mut count = 0;
+    for line in BufReader::new(file).lines() {
+        count += 1;
+        let line = line.with_context(|| format!("{}: line {count}", path.display()))?;
+        hashes.extend(ArtifactHash::of(line.as_bytes()).as_bytes());
+        if !line.trim().is_empty() {
+            read.add(&line).with_context(|| format!("{}: line {count}", path.display()))?;
+        }
+    }
+    let events = read.events.len();
+    let (examples, others) = read.examples();
+    ensure!(
+        !examples.is_empty(),
+        "{}: nothing to learn from: {events} events, and none has both a label and a text",
+        path.display()
+    );
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let ranges = BTreeMap::from([(Partition(0), (Offset(0), Offset(count)))]);
+    let window = Window::new(name, ranges).expect("a file ends at or after its start");
+    Ok(Data { examples, others, window, hash: ArtifactHash::of(&hashes) })
+}
+
+#[derive(Default)]
+struct Lines {
+    events: Vec<Event>,
+    seen: BTreeSet<EventId>,
+    labels: BTreeMap<EventId, Class>,
+}
+
+impl Lines {
+    fn add(&mut self, line: &str) -> anyhow::Result<()> {
+        let value: serde_json::Value = serde_json::from_str(line)?;
+        if value.get("parts").is_none() {
+            let label = LateLabel::decode(ContentType::Json, line.as_bytes(), Utc::now())?;
+            return self.label(&label.id, &label.label);
+        }
+        let event = Event::decode(ContentType::Json, line.as_bytes(), Utc::now())?;
+        if let Some(label) = &event.label {
+            self.label(&event.id, label)?;
+        }
+        if self.seen.insert(event.id.clone()) {
+            self.events.push(event);
+        }
+        Ok(())
+    }
+
+    fn label(&mut self, id: &EventId, label: &Class) -> anyhow::Result<()> {
+        match self.labels.get(id) {
+            Some(other) if other != label => {
+                bail!("event `{id}` is labelled `{label}` here and `{other}` before: keep one")
+            }
+            _ => {
+                self.labels.insert(id.clone(), label.clone());
+                Ok(())
+            }
+        }
+    }
+
+    fn examples(mut self) -> (Vec<Example>, usize) {
+        let count = self.events.len();
+        for event in &mut self.events {
+            event.label = self.labels.get(&event.id).cloned();
+        }
+        let examples: Vec<Example> = self.events.iter().filter_map(Example::from_event).collect();
+        let others = count - examples.len();
+        (examples, others)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> anyhow::Result<Data> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mails.jsonl");
+        std::fs::write(&path, text).unwrap();
+        read(&path)
+    }
+
+    const A: &str = r#"{"id":"a","parts":[{"text":"hello"}],"label":"ham"}"#;
+
+    #[test]
+    fn events_and_labels_that_come_later_are_examples() {
+        let text = format!(
+            "{A}\n\n{}\n{}\n{A}\n{}\n",
+            r#"{"id":"b","parts":[{"text":"free"}]}"#,
+            r#"{"id":"b","label":"spam"}"#,
+            r#"{"id":"c","parts":[{"text":"who knows"}]}"#,
+        );
+        let data = of(&text).unwrap();
+        let found: Vec<(&str, &str)> =
+            data.examples.iter().map(|e| (e.id.as_str(), e.label.as_str())).collect();
+        assert_eq!(found, [("a", "ham"), ("b", "spam")]);
+        assert_eq!((data.others, data.window.len(), data.window.topic()), (1, 6, "mails.jsonl"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let unlabelled = r#"{"id":"b","parts":[{"text":"free"}]}"#;
+        for (text, needles) in [
+            (String::new(), vec!["nothing to learn from", "0 events"]),
+            (unlabelled.to_owned(), vec!["nothing to learn from", "1 events"]),
+            (format!("{A}\nnonsense"), vec!["line 2"]),
+            (
+                format!("{A}\n{{\"id\":\"a\",\"label\":\"spam\"}}"),
+                vec!["line 2", "`spam`", "`ham`"],
+            ),
+        ] {
+            let error = format!("{:#}", of(&text).err().unwrap());
+            for needle in needles {
+                assert!(error.contains(needle), "{text}: {error}");
+            }
+        }
+    }
+}
