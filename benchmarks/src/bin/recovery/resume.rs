@@ -18,7 +18,7 @@ use tidegate_contracts::{
 use tidegate_learning::{
     CheckpointDir, Example, Job, Observer, Progress, Recipe, StartingPoint, train,
 };
-use tidegate_model::{Device, Input, Task, in_background};
+use tidegate_model::{Architecture, Device, Input, Task, in_background};
 use tokio_util::sync::CancellationToken;
 
 /// Mails that the job learns from, again and again.
@@ -43,9 +43,8 @@ pub(crate) struct Killed {
 
 /// The job itself. Says each step and each checkpoint; goes on from the newest one in `folder`.
 pub(crate) fn learn(mails: &Path, folder: &Path) -> anyhow::Result<()> {
-    let mut recipe = Recipe::default();
-    recipe.architecture = reference::architecture();
-    recipe.architecture.task = Task::Classification;
+    let architecture = Architecture { task: Task::Classification, ..reference::architecture() };
+    let mut recipe = Recipe { architecture, ..Recipe::default() };
     recipe.cold_start.epochs = 1_000;
     recipe.cold_start.batch = 8;
     recipe.checkpoints.seconds = 0.5;

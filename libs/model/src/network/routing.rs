@@ -66,7 +66,8 @@ fn best(scores: &[f32], count: usize, allowed: impl Fn(usize) -> bool) -> Vec<us
     let mut found: Vec<usize> = Vec::with_capacity(count + 1);
     for at in (0..scores.len()).filter(|&at| allowed(at)) {
         // NaN is above nothing, and so is last.
-        let place = found.partition_point(|&other| !(scores[at] > scores[other]));
+        let is_above = |other: usize| scores[at] > scores[other];
+        let place = found.partition_point(|&other| !is_above(other));
         if place < count {
             found.insert(place, at);
             found.truncate(count);

@@ -137,7 +137,7 @@ fn rotate<B: Backend>(x: Tensor<B, 2>, heads: Heads, segments: &Segments) -> Ten
         }
     }
     let quarter_turn = Tensor::from_data(TensorData::new(quarter_turn, [all, all]), &device);
-    x.clone() * spread(&cos) + x.matmul(quarter_turn) * spread(&sin)
+    x.clone() * spread(cos) + x.matmul(quarter_turn) * spread(sin)
 }
 
 /// Every expert gets as many slots as the fullest one needs; empty ones weigh 0.

@@ -217,7 +217,7 @@ fn gradients_are_those_of_finite_differences() {
     let (key, value) = (v.tensor([5, 2]), v.tensor([5, 2]));
     let (gate, up, down) = (v.tensor([2, 4, 3]), v.tensor([2, 4, 3]), v.tensor([2, 3, 4]));
     let (weight, cotangent) = (v.tensor([6]), v.tensor([5, 4]));
-    let flat = |t: &Tensor<Train, 3>| t.clone().slice([0..1]).squeeze_dim::<2>(0);
+    let flat = |t: &Tensor<Train, 3>| t.clone().narrow(0, 0, 1).squeeze_dim::<2>(0);
     let (g, u, d) = (flat(&gate), flat(&up), flat(&down));
     let whole = |x: Tensor<Train, 2>| {
         let a = Train::rms_norm(x.clone(), gain.clone(), 1e-3);

@@ -25,7 +25,7 @@ pub(super) fn exp(x: f32) -> f32 {
         .mul_add(r, 8.333_452e-3)
         .mul_add(r, 4.166_579_6e-2)
         .mul_add(r, 1.666_666_5e-1)
-        .mul_add(r, 5.000_000_1e-1);
+        .mul_add(r, 0.5);
     let y = p.mul_add(r * r, r) + 1.0;
     // 2^n. A checked addition would keep the loop from being vectorised.
     y * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
