@@ -159,7 +159,7 @@ fn picks(affinity: &[f32], bias: &[f32], rule: Rule) -> (Vec<u32>, f32) {
             *of_row = entropy(own);
         }
     };
-    if is_alone() {
+    if rows <= 4 * BLOCK || is_alone() {
         choose(((&mut picks[..], &mut entropies[..]), affinity));
     } else {
         picks

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     BLOCK,
-    fresh::{copied, fresh, written},
+    fresh::{MOVED, copied, fresh, written},
     product::{View, add_product, product_into},
     simd::{add_scaled, dot, exp_all, max, widest},
 };
@@ -116,6 +116,12 @@ impl<'a> Plan<'a> {
                 }
             },
         );
+    }
+
+    /// Multiplications of one product of all queries with all keys; a softmax is about as many.
+    fn work(&self, segments: &Segments) -> usize {
+        let scores = segments.ranges().map(|rows| rows.len() * (self.before + rows.len()));
+        scores.sum::<usize>() * self.heads.queries * self.heads.width
     }
 
     fn all_rows(&self) -> usize {
@@ -304,7 +310,8 @@ impl<'a> Plan<'a> {
             rest = others;
             ((own, before + rows.len()), [of_heads * rows.len() * width])
         });
-        let [out] = fresh([segments.rows() * of_heads * width], tasks, |(x, rows), [out]| {
+        let size = segments.rows() * of_heads * width;
+        let [out] = fresh([size], size * MOVED, tasks, |(x, rows), [out]| {
             let head = |row| move |head| &x[(head * rows + row) * width..][..width];
             [copied(out, (before..rows).flat_map(|row| (0..of_heads).map(head(row))))]
         });
@@ -320,11 +327,12 @@ pub(in crate::ops) fn attention(of: Projected<'_>, heads: Heads, segments: &Segm
         ((rows, head), [size * heads.width, size])
     });
     let sizes = [of.query.len(), of.query.len() / heads.width];
-    let [by_head, log_sums] = fresh(sizes, tasks, |(rows, head), parts| {
-        let [out, sums] = parts.map(|part| written(part, std::iter::repeat(0.0)));
-        plan.forward(&rows, head, out, sums);
-        [out, sums]
-    });
+    let [by_head, log_sums] =
+        fresh(sizes, 2 * plan.work(segments), tasks, |(rows, head), parts| {
+            let [out, sums] = parts.map(|part| written(part, std::iter::repeat(0.0)));
+            plan.forward(&rows, head, out, sums);
+            [out, sums]
+        });
     Attended { out: plan.by_row(&by_head, heads.queries, 0, segments), log_sums }
 }
 
@@ -348,11 +356,12 @@ pub(in crate::ops) fn attention_backward(
     });
     let of_keys = (before * segments.texts() + segments.rows()) * heads.keys * width;
     let sizes = [of.query.len(), of_keys, of_keys];
-    let [dquery, dkey, dvalue] = fresh(sizes, tasks, |((rows, head), sums), parts| {
-        let mut parts = parts.map(|part| written(part, std::iter::repeat(0.0)));
-        plan.backward((rows, *head), (&attended.out, dout), sums, parts.each_mut());
-        parts
-    });
+    let [dquery, dkey, dvalue] =
+        fresh(sizes, 5 * plan.work(segments), tasks, |((rows, head), sums), parts| {
+            let mut parts = parts.map(|part| written(part, std::iter::repeat(0.0)));
+            plan.backward((rows, *head), (&attended.out, dout), sums, parts.each_mut());
+            parts
+        });
     let prefix = of.prefix.map(|(keys, values)| {
         // In the order of texts, whichever thread was first.
         let sum = |size: usize, of_heads: &[f32]| {

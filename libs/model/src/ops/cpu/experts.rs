@@ -3,7 +3,7 @@ use std::ops::Range;
 
 use super::{
     BLOCK, WORTH, block,
-    fresh::{Blank, blank, copied, fresh, written},
+    fresh::{Blank, MOVED, blank, copied, fresh, written},
     simd::{add_scaled, widest},
     swiglu::{Bank, Block, Hidden, Outer, outer_all},
     take,
@@ -30,7 +30,7 @@ pub(in crate::ops) fn experts(sent: Sent<'_>) -> (Vec<f32>, Hidden) {
         ((expert, rows), [size, size, rows.len() * d])
     });
     let sizes = [all * width, all * width, all * d];
-    let [gate, up, answers] = fresh(sizes, tasks, |(expert, rows), parts| {
+    let [gate, up, answers] = fresh(sizes, 3 * all * width * d, tasks, |(expert, rows), parts| {
         let mut sent = blank(rows.len() * d);
         bank.forward(expert, gathered(x, rows, d, &mut sent), parts)
     });
@@ -62,13 +62,18 @@ pub(in crate::ops) fn experts_backward(
             ((expert, rows, hidden, weight), [size * d, size * d, size * width, size * d])
         });
         let sizes = [all * d, all * d, all * width, all * d];
-        fresh(sizes, tasks, |(expert, rows, [g, u], weight), [sent, danswer, h, dsent]| {
-            let sent = gathered(x, rows, d, sent);
-            let danswer = gathered(dy, rows, d, danswer);
-            let block = Block { dy: danswer, g, u, weight: Some(weight) };
-            let [h, dsent] = bank.backward(expert, block, [h, dsent]);
-            [sent, danswer, h, dsent]
-        })
+        fresh(
+            sizes,
+            3 * all * width * d,
+            tasks,
+            |(expert, rows, [g, u], weight), [sent, danswer, h, dsent]| {
+                let sent = gathered(x, rows, d, sent);
+                let danswer = gathered(dy, rows, d, danswer);
+                let block = Block { dy: danswer, g, u, weight: Some(weight) };
+                let [h, dsent] = bank.backward(expert, block, [h, dsent]);
+                [sent, danswer, h, dsent]
+            },
+        )
     };
     let dx = summed(&dsent, [x.len() / d, d], dispatch, |_| 1.0);
     if !matrices_learn {
@@ -101,7 +106,7 @@ fn summed(
     weight: impl Fn(usize) -> f32 + Sync,
 ) -> Vec<f32> {
     let tasks = (0..rows).step_by(BLOCK).map(|start| (start, [BLOCK.min(rows - start) * d]));
-    let [y] = fresh([rows * d], tasks, |start, [y]| {
+    let [y] = fresh([rows * d], answers.len() * MOVED, tasks, |start, [y]| {
         let y = widest(
             #[inline(always)]
             || {

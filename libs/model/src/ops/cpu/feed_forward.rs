@@ -14,7 +14,8 @@ pub(in crate::ops) fn feed_forward(x: &[f32], bank: Bank<'_>) -> (Vec<f32>, Hidd
         (x, [size, size, x.len()])
     });
     let sizes = [rows * width, rows * width, x.len()];
-    let [gate, up, y] = fresh(sizes, tasks, |x, parts| bank.forward(0, x, parts));
+    let [gate, up, y] =
+        fresh(sizes, 3 * rows * width * d, tasks, |x, parts| bank.forward(0, x, parts));
     (y, Hidden { gate, up })
 }
 
@@ -35,7 +36,9 @@ pub(in crate::ops) fn feed_forward_backward(
         (Block { dy, g, u, weight: None }, sizes)
     });
     let [h, dx] =
-        fresh([x.len() / d * width, x.len()], tasks, |block, parts| bank.backward(0, block, parts));
+        fresh([x.len() / d * width, x.len()], 3 * x.len() * width, tasks, |block, parts| {
+            bank.backward(0, block, parts)
+        });
     if !matrices_learn {
         return (dx, None);
     }

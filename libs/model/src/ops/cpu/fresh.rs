@@ -55,16 +55,25 @@ pub(super) fn copied<'a, 'b>(
     }
 }
 
-/// Makes `N` results in parallel. Each task says how much of each result is its own, in order, and
-/// `work` returns those very parts, written.
+/// Multiplications below which all is done by the calling thread: some ten microseconds. Less is over
+/// before another thread has begun; and on a busy machine a part that another thread has taken, and
+/// is then kept from finishing, holds up everything.
+const WORTH: usize = 1_000_000;
+
+/// Multiplications that take as long as reading and writing a number.
+pub(super) const MOVED: usize = 30;
+
+/// Makes `N` results in parallel, where the `work` (multiplications of all tasks, about) is worth it.
+/// Each task says how much of each result is its own, in order, and `make` returns those very parts, written.
 ///
 /// # Panics
-/// When `work` returns anything else than the parts that it was given, or the tasks' parts are not
+/// When `make` returns anything else than the parts that it was given, or the tasks' parts are not
 /// the whole of each result.
 pub(super) fn fresh<const N: usize, T: Send>(
     sizes: [usize; N],
+    work: usize,
     tasks: impl IntoIterator<Item = (T, [usize; N])>,
-    work: impl for<'a> Fn(T, [&'a mut Blank; N]) -> [&'a mut [f32]; N] + Sync,
+    make: impl for<'a> Fn(T, [&'a mut Blank; N]) -> [&'a mut [f32]; N] + Sync,
 ) -> [Vec<f32>; N] {
     let mut results = sizes.map(blank);
     {
@@ -78,16 +87,16 @@ pub(super) fn fresh<const N: usize, T: Send>(
             })
             .collect();
         assert!(rest.iter().all(|rest| rest.is_empty()), "tasks for the whole of each result");
-        let make = |(task, mut parts): (T, [&mut Blank; N])| {
+        let checked = |(task, mut parts): (T, [&mut Blank; N])| {
             let given = parts.each_mut().map(|part| (part.as_mut_ptr().cast::<f32>(), part.len()));
-            let done = work(task, parts);
+            let done = make(task, parts);
             let returned = done.map(|part| (part.as_mut_ptr(), part.len()));
             assert_eq!(given, returned, "a task returns the parts it was given");
         };
-        if is_alone() {
-            tasks.into_iter().for_each(make);
+        if work < WORTH || is_alone() {
+            tasks.into_iter().for_each(checked);
         } else {
-            tasks.into_par_iter().for_each(make);
+            tasks.into_par_iter().for_each(checked);
         }
     }
     // SAFETY: the tasks' parts are the whole of each result, and each part came back as initialised
@@ -104,7 +113,7 @@ mod tests {
     #[test]
     fn parts_become_whole_results_in_order() {
         let tasks = (0..5_u8).map(|task| (task, [usize::from(task), 2]));
-        let [ragged, even] = fresh([10, 10], tasks, |task, [ragged, even]| {
+        let [ragged, even] = fresh([10, 10], WORTH, tasks, |task, [ragged, even]| {
             let values = || std::iter::repeat(f32::from(task));
             [written(ragged, values()), written(even, values())]
         });
@@ -115,13 +124,13 @@ mod tests {
     #[test]
     #[should_panic(expected = "a value for each number")]
     fn too_few_values_are_not_taken_for_a_result() {
-        fresh([3], [((), [3])], |(), [part]| [written(part, [1.0, 2.0].into_iter())]);
+        fresh([3], 0, [((), [3])], |(), [part]| [written(part, [1.0, 2.0].into_iter())]);
     }
 
     #[test]
     #[should_panic(expected = "the parts it was given")]
     fn another_part_is_not_taken_for_a_result() {
-        fresh([4], [((), [4])], |(), [part]| {
+        fresh([4], 0, [((), [4])], |(), [part]| {
             let (first, _) = part.split_at_mut(2);
             [written(first, [1.0, 2.0].into_iter())]
         });
@@ -130,6 +139,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "the whole of each result")]
     fn a_result_that_no_task_makes_is_not_returned() {
-        fresh([4], [((), [3])], |(), [part]| [written(part, std::iter::repeat(0.0))]);
+        fresh([4], 0, [((), [3])], |(), [part]| [written(part, std::iter::repeat(0.0))]);
     }
 }

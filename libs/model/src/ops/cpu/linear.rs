@@ -37,7 +37,8 @@ pub(in crate::ops) fn linear_all(x: &[f32], matrices: [&[f32]; 3], inputs: usize
         let rows = x.len() / inputs;
         (View::new(x, rows, inputs), outputs.map(|outputs| rows * outputs))
     });
-    fresh(outputs.map(|outputs| rows * outputs), tasks, |x, parts| {
+    let work = x.len() * outputs.iter().sum::<usize>();
+    fresh(outputs.map(|outputs| rows * outputs), work, tasks, |x, parts| {
         let mut of = matrices.iter().zip(outputs);
         parts.map(|part| {
             let (matrix, outputs) = of.next().expect("a matrix for each result");
@@ -51,7 +52,7 @@ fn rows_times(x: &[f32], matrix: View<'_>) -> Vec<f32> {
     let rows = x.len() / inputs;
     let tasks =
         x.chunks(block(rows, inputs * outputs) * inputs).map(|x| (x, [x.len() / inputs * outputs]));
-    let [y] = fresh([rows * outputs], tasks, |x, [y]| {
+    let [y] = fresh([rows * outputs], x.len() * outputs, tasks, |x, [y]| {
         [product(y, View::new(x, x.len() / inputs, inputs), matrix)]
     });
     y

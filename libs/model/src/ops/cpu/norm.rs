@@ -1,7 +1,7 @@
 //! RMSNorm.
 use super::{
     BLOCK,
-    fresh::{copied, fresh, written},
+    fresh::{MOVED, copied, fresh, written},
     simd::{add_scaled, dot, widest},
 };
 
@@ -9,22 +9,23 @@ use super::{
 pub(in crate::ops) fn rms_norm(x: &[f32], gain: &[f32], epsilon: f32) -> (Vec<f32>, Vec<f32>) {
     let width = gain.len();
     let tasks = x.chunks(BLOCK * width).map(|x| (x, [x.len(), x.len() / width]));
-    let [y, scales] = fresh([x.len(), x.len() / width], tasks, |x, [y, scales]| {
-        let y = copied(y, std::iter::once(x));
-        widest(
-            #[inline(always)]
-            || {
-                let scales = written(scales, std::iter::repeat(0.0));
-                for (y, scale) in y.chunks_exact_mut(width).zip(&mut *scales) {
-                    *scale = (dot(y, y) / width as f32 + epsilon).sqrt().recip();
-                    for (y, gain) in y.iter_mut().zip(gain) {
-                        *y = *y * *scale * gain;
+    let [y, scales] =
+        fresh([x.len(), x.len() / width], x.len() * MOVED, tasks, |x, [y, scales]| {
+            let y = copied(y, std::iter::once(x));
+            widest(
+                #[inline(always)]
+                || {
+                    let scales = written(scales, std::iter::repeat(0.0));
+                    for (y, scale) in y.chunks_exact_mut(width).zip(&mut *scales) {
+                        *scale = (dot(y, y) / width as f32 + epsilon).sqrt().recip();
+                        for (y, gain) in y.iter_mut().zip(gain) {
+                            *y = *y * *scale * gain;
+                        }
                     }
-                }
-                [y, scales]
-            },
-        )
-    });
+                    [y, scales]
+                },
+            )
+        });
     (y, scales)
 }
 
@@ -41,7 +42,7 @@ pub(in crate::ops) fn rms_norm_backward(
     let blocks = x.chunks(BLOCK * width).zip(dy.chunks(BLOCK * width));
     let tasks = blocks.zip(scales.chunks(BLOCK)).map(|((x, dy), s)| ((x, dy, s), [x.len(), width]));
     let sizes = [x.len(), scales.len().div_ceil(BLOCK) * width];
-    let [dx, parts] = fresh(sizes, tasks, |(x, dy, scales), [dx, dgain]| {
+    let [dx, parts] = fresh(sizes, 2 * x.len() * MOVED, tasks, |(x, dy, scales), [dx, dgain]| {
         let dx = copied(dx, std::iter::once(dy));
         widest(
             #[inline(always)]

@@ -157,7 +157,8 @@ pub(super) fn outer_all<const N: usize>(outers: &[(usize, Outer<'_>)]) -> [Vec<f
             ((of, outer, start, count), sizes)
         })
     });
-    fresh(sizes, tasks, |(of, Outer { a, b, shape: [all, cols] }, start, count), parts| {
+    let work = outers.iter().map(|(_, outer)| outer.a.len() * outer.shape[1]).sum();
+    fresh(sizes, work, tasks, |(of, Outer { a, b, shape: [all, cols] }, start, count), parts| {
         let rows = b.len() / cols;
         let a = View::strided(&a[start.min(a.len())..], rows, count, all).t();
         let mut at = 0..N;
