@@ -6,6 +6,7 @@
 //! because it checks what both answered; and that beside each figure stands a limit which was
 //! measured in the same run. It decides nothing and is linked into nothing.
 
+pub mod client;
 pub mod corpus;
 mod machine;
 pub mod reference;

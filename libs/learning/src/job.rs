@@ -84,8 +84,8 @@ pub struct Progress {
     /// Since this attempt began.
     pub tokens_per_s: f64,
     /// Model FLOPs utilisation: work of the architecture's matrix products as a share of what the
-    /// device could do in this time; 0 until that is known.
-    pub mfu: f64,
+    /// device could do in this time; nothing until that is known.
+    pub mfu: Option<f64>,
     /// Of all attempts.
     pub joules_per_token: f64,
     /// Of the routers' own losses, averaged as `loss` is; nothing where there are none.

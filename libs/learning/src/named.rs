@@ -6,7 +6,7 @@ use burn::{
     tensor::{Tensor, TensorData, backend::Backend},
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use tidegate_model::{Network, first_not_finite, from_le_bytes, to_le_bytes};
+use tidegate_model::{Network, first_not_finite, from_le_bytes, to_le_bytes, widened};
 
 use crate::{LearningError, optimizer::values};
 
@@ -72,19 +72,6 @@ pub(crate) fn from_bytes<I: Backend>(
     Ok(named)
 }
 
-/// Appends columns of 0 to the last dimension.
-fn widened(values: &[f32], from: &[usize], to: &[usize]) -> Option<Vec<f32>> {
-    let ((columns, rows), (more, same)) = (from.split_last()?, to.split_last()?);
-    if rows != same || columns > more || *columns == 0 {
-        return None;
-    }
-    let mut wide = vec![0.0; values.len() / columns * more];
-    for (wide, row) in wide.chunks_exact_mut(*more).zip(values.chunks_exact(*columns)) {
-        wide[..*columns].copy_from_slice(row);
-    }
-    Some(wide)
-}
-
 fn bad(file: &str, error: impl ToString) -> LearningError {
     LearningError::BadFile { file: file.to_owned(), reason: error.to_string() }
 }
@@ -108,22 +95,5 @@ impl<I: Backend> ModuleVisitor<I> for Found<I> {
         let shape = param.dims().to_vec();
         let size = shape.iter().product::<usize>();
         self.tensors.insert(self.path.join("."), (shape, param.val().reshape([size])));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn new_columns_are_zero_and_other_shapes_are_left_out() {
-        let values = [1.0, 2.0, 3.0, 4.0];
-        let wide = widened(&values, &[2, 2], &[2, 3]).unwrap();
-        assert_eq!(wide, [1.0, 2.0, 0.0, 3.0, 4.0, 0.0]);
-        assert_eq!(widened(&values, &[4], &[5]).unwrap(), [1.0, 2.0, 3.0, 4.0, 0.0]);
-        assert_eq!(widened(&values, &[2, 2], &[2, 2]).unwrap(), values);
-        assert_eq!(widened(&values, &[2, 2], &[2, 1]), None);
-        assert_eq!(widened(&values, &[2, 2], &[3, 2]), None);
-        assert_eq!(widened(&values, &[4], &[]), None);
     }
 }

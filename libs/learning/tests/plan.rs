@@ -24,7 +24,9 @@ fn what_can_be_counted_is_planned_exactly() {
     }
     for what in ["seconds", "tokens_per_s", "energy_joules"] {
         let Finding { planned, found, .. } = found(what);
-        assert!(planned > 0.0 && found > 0.0, "{what}: {planned} {found}");
+        // Energy counts in steps of 10 ms, which so short a job may not fill.
+        let least = if what == "energy_joules" { 0.0 } else { f64::MIN_POSITIVE };
+        assert!(planned > 0.0 && found >= least, "{what}: {planned} {found}");
     }
 }
 
@@ -43,7 +45,6 @@ fn a_plan_is_of_the_champions_network_and_of_what_learns_of_it() {
         let made = trained(&job, &window).unwrap();
         assert!((plan.parameters.trained_share - made.metrics["trained_share"]).abs() < 1e-12);
         let (total, active) = Model::from_files(&made.files, &Device::Cpu).unwrap().parameters();
-        // The model has its adapters folded in.
         // The model has its adapters folded in: 2 * (16 + 16) twice, 2 * (16 + 8) twice.
         let folded = if train == Train::Adapters { 224 } else { 0 };
         assert_eq!(

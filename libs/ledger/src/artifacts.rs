@@ -206,3 +206,28 @@ fn sync(path: &Path) -> std::io::Result<()> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::tests::generation;
+
+    #[tokio::test]
+    async fn a_part_of_a_generation_is_verified_and_the_rest_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ArtifactStore::open(&ArtifactsConfig::default(), folder.path()).unwrap();
+        let (manifest, files) = generation(&["weights", "optimizer"]);
+        let id = store.put_generation(&manifest, &files).await.unwrap();
+        let part = store.generation_part(&id, &["weights", "adapters"]).await.unwrap();
+        assert_eq!(part.files().keys().collect::<Vec<_>>(), ["weights"]);
+        assert_eq!((part.id(), part.manifest()), (id, &manifest));
+
+        let path = |name: &str| store.folder.join(key(&manifest.files[name].hash).as_ref());
+        std::fs::write(path("optimizer"), "other").unwrap();
+        store.generation_part(&id, &["weights"]).await.unwrap();
+        assert!(store.generation(&id).await.unwrap_err().to_string().contains("`optimizer`"));
+        std::fs::write(path("weights"), "other").unwrap();
+        let error = store.generation_part(&id, &["weights"]).await.unwrap_err().to_string();
+        assert!(error.contains("`weights`"), "{error}");
+    }
+}

@@ -67,11 +67,19 @@ pub fn write_folder(
     if manifest.files.len() != files.len() || !manifest.files.iter().all(same) {
         return Err(ArtifactError::Mismatch("they name other files".into()));
     }
+    if let Some(name) = files.keys().find(|name| !is_plain(name)) {
+        return Err(ArtifactError::Mismatch(format!("`{name}` is no name of a file in a folder")));
+    }
     fs::create_dir_all(folder).map_err(|error| at(folder, &error))?;
     for (name, bytes) in files {
         write(&folder.join(name), bytes)?;
     }
-    write(&folder.join(MANIFEST), &manifest.to_bytes())?;
+    // Whole under another name first: a manifest that was cut short would name nothing.
+    let (new, named) = (folder.join(format!("{MANIFEST}.tmp")), folder.join(MANIFEST));
+    write(&new, &manifest.to_bytes())?;
+    fs::rename(&new, &named)
+        .and_then(|()| fs::File::open(folder)?.sync_all())
+        .map_err(|error| at(&named, &error))?;
     Ok(manifest.id())
 }
 
@@ -95,13 +103,13 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use chrono::DateTime;
     use tidegate_contracts::{FileEntry, JobId, JobKind, Window};
 
     use super::*;
 
-    fn generation(names: &[&str]) -> (Manifest, BTreeMap<String, Bytes>) {
+    pub(crate) fn generation(names: &[&str]) -> (Manifest, BTreeMap<String, Bytes>) {
         let files: BTreeMap<String, Bytes> =
             names.iter().map(|&name| (name.to_owned(), Bytes::from(name.to_owned()))).collect();
         let entry =
@@ -147,7 +155,9 @@ mod tests {
     fn a_manifest_reaches_no_file_outside_its_folder() {
         for name in ["../secret", "/etc/hostname", "a/b", "..", MANIFEST] {
             let folder = tempfile::tempdir().unwrap();
-            let (manifest, _) = generation(&[name]);
+            let (manifest, files) = generation(&[name]);
+            let refused = write_folder(&folder.path().join("new"), &manifest, &files);
+            assert!(refused.unwrap_err().to_string().contains("no name of a file"), "{name}");
             fs::write(folder.path().join(MANIFEST), manifest.to_bytes()).unwrap();
             let error = Verified::from_folder(folder.path()).unwrap_err().to_string();
             assert!(error.contains("no name of a file"), "{name}: {error}");

@@ -26,9 +26,36 @@ pub fn first_not_finite(values: &[f32]) -> Option<usize> {
     values[start..].iter().position(|value| !value.is_finite()).map(|at| start + at)
 }
 
+/// Appends columns of 0: `values` of the shape `from`, in the shape `to`, whose last dimension is as
+/// large or larger (a class more has a column more). Nothing where another dimension differs.
+#[must_use]
+pub fn widened(values: &[f32], from: &[usize], to: &[usize]) -> Option<Vec<f32>> {
+    let ((columns, rows), (more, same)) = (from.split_last()?, to.split_last()?);
+    if rows != same || columns > more || *columns == 0 {
+        return None;
+    }
+    let mut wide = vec![0.0; values.len() / columns * more];
+    for (wide, row) in wide.chunks_exact_mut(*more).zip(values.chunks_exact(*columns)) {
+        wide[..*columns].copy_from_slice(row);
+    }
+    Some(wide)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn new_columns_are_zero_and_other_shapes_are_left_out() {
+        let values = [1.0, 2.0, 3.0, 4.0];
+        let wide = widened(&values, &[2, 2], &[2, 3]).unwrap();
+        assert_eq!(wide, [1.0, 2.0, 0.0, 3.0, 4.0, 0.0]);
+        assert_eq!(widened(&values, &[4], &[5]).unwrap(), [1.0, 2.0, 3.0, 4.0, 0.0]);
+        assert_eq!(widened(&values, &[2, 2], &[2, 2]).unwrap(), values);
+        assert_eq!(widened(&values, &[2, 2], &[2, 1]), None);
+        assert_eq!(widened(&values, &[2, 2], &[3, 2]), None);
+        assert_eq!(widened(&values, &[4], &[]), None);
+    }
 
     #[test]
     fn numbers_come_back_to_the_bit_and_what_is_not_finite_is_found() {

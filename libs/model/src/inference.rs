@@ -91,8 +91,6 @@ struct Inner {
     labels: Vec<Class>,
     deep: Deep,
     wide: WideTable,
-    /// Of one token, about.
-    multiplications: usize,
 }
 
 /// Shared by every request's thread without a lock.
@@ -139,11 +137,8 @@ impl Model {
         };
         let (deep, wide) =
             Deep::load(&architecture, labels.len(), (file(WEIGHTS)?, adapters), device)?;
-        let a = &architecture;
-        let experts = 3 * (a.top_k + a.shared_experts) * a.d_model * a.expert_width;
-        let multiplications = a.layers * (4 * a.d_model * a.d_model + experts);
         let featurizer = Featurizer { tokenizer, architecture };
-        Ok(Self(Arc::new(Inner { featurizer, labels, deep, wide, multiplications })))
+        Ok(Self(Arc::new(Inner { featurizer, labels, deep, wide })))
     }
 
     /// The classes, by label index.
@@ -167,7 +162,7 @@ impl Model {
             // This is the latency that a lone request sees.
             let features = self.0.featurizer.features(input)?;
             let scores = || self.0.scores(&[&features]);
-            let is_short = features.tokens.len() * self.0.multiplications < SHORT;
+            let is_short = features.tokens.len() * multiplications(self.architecture()) < SHORT;
             return Ok(if is_short { alone(scores) } else { in_haste(scores) });
         }
         on_all_cores(|| self.predict_all(inputs))
@@ -198,6 +193,12 @@ impl Model {
         let idle_rows = (a.vocab - 1) * a.d_model;
         (deep + a.wide_buckets * classes, deep - idle_experts - idle_rows + classes)
     }
+}
+
+/// Of one token in all layers, about.
+fn multiplications(a: &Architecture) -> usize {
+    let experts = 3 * (a.top_k + a.shared_experts) * a.d_model * a.expert_width;
+    a.layers * (4 * a.d_model * a.d_model + experts)
 }
 
 impl Inner {

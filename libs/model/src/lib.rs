@@ -44,7 +44,7 @@ mod wide;
 
 pub use architecture::{Affinity, Architecture, Task};
 pub use batch::Batch;
-pub use bytes::{first_not_finite, from_le_bytes, to_le_bytes};
+pub use bytes::{first_not_finite, from_le_bytes, to_le_bytes, widened};
 #[cfg(feature = "cuda")]
 pub use device::CudaBackend;
 pub use device::{CpuBackend, Device};

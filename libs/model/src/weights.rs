@@ -10,7 +10,7 @@ use crate::{
     first_not_finite, from_le_bytes,
     network::{Pair, Random, Source, Start},
     ops::Kernels,
-    to_le_bytes,
+    to_le_bytes, widened,
 };
 
 const WIDE_ROWS: &str = "wide.rows";
@@ -220,41 +220,26 @@ impl Source for File<'_> {
             let found = format!("{:?}", view.dtype());
             return Err(ModelError::Type { name: name.to_owned(), expected: "F32", found });
         }
-        let widens = self.widens && is_by_class(name) && is_narrower(view.shape(), shape);
-        if view.shape() != shape && !widens {
-            return Err(ModelError::Shape {
-                name: name.to_owned(),
-                expected: shape.to_vec(),
-                found: view.shape().to_vec(),
-            });
-        }
         let values = from_le_bytes(view.data());
         if let Some(index) = first_not_finite(&values) {
             return Err(ModelError::NotFinite { name: name.to_owned(), index });
         }
+        let values = match view.shape() == shape {
+            true => Some(values),
+            false if self.widens && is_by_class(name) => widened(&values, view.shape(), shape),
+            false => None,
+        };
+        let values = values.ok_or_else(|| ModelError::Shape {
+            name: name.to_owned(),
+            expected: shape.to_vec(),
+            found: view.shape().to_vec(),
+        })?;
         self.taken += 1;
-        Ok(if widens { widened(&values, view.shape(), shape) } else { values })
+        Ok(values)
     }
 }
 
 /// Whether the last dimension is the classes.
 fn is_by_class(name: &str) -> bool {
     ["head.weight", "head.bias", WIDE_ROWS, WIDE_SQUARES].contains(&name)
-}
-
-fn is_narrower(found: &[usize], wanted: &[usize]) -> bool {
-    match (found.split_last(), wanted.split_last()) {
-        (Some((found, rows)), Some((wanted, same))) => rows == same && (1..*wanted).contains(found),
-        _ => false,
-    }
-}
-
-/// Appends columns of 0 to the last dimension.
-fn widened(values: &[f32], from: &[usize], to: &[usize]) -> Vec<f32> {
-    let (columns, more) = (from[from.len() - 1], to[to.len() - 1]);
-    let mut wide = vec![0.0; values.len() / columns * more];
-    for (wide, row) in wide.chunks_exact_mut(more).zip(values.chunks_exact(columns)) {
-        wide[..columns].copy_from_slice(row);
-    }
-    wide
 }

@@ -1,20 +1,9 @@
 //! What the binary does without a running service.
-use std::{
-    path::Path,
-    process::{Command, Output},
-};
+mod common;
 
-fn tidegate(folder: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TIDEGATE_")) {
-        command.env_remove(name);
-    }
-    command.args(args).current_dir(folder).output().expect("the binary was built with this test")
-}
+use std::process::Command;
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use common::{text, tidegate};
 
 #[test]
 fn the_configuration_it_prints_is_one_that_it_reads() {

@@ -1,10 +1,9 @@
 //! Training from a file: the plan, the run, and what came of the plan.
-use std::{
-    fmt::Write as _,
-    path::Path,
-    process::{Command, Output},
-};
+mod common;
 
+use std::{fmt::Write as _, process::Output};
+
+use common::{text, tidegate};
 use serde_json::Value;
 
 const RECIPE: &str = "[architecture]\nd_model = 16\nlayers = 1\nheads = 2\nkv_heads = 1\n\
@@ -12,18 +11,6 @@ const RECIPE: &str = "[architecture]\nd_model = 16\nlayers = 1\nheads = 2\nkv_he
     [cold_start]\nepochs = 3\nbatch = 8\n[hot_update]\nbatch = 8\n\
     [balancing]\ncapacity_factor = 1.25\nbalance_loss = 0.01\nz_loss = 0.001\n\
     [method]\ntrain = \"adapters\"\n[method.adapters]\nattention_rank = 2\n";
-
-fn tidegate(folder: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TIDEGATE_")) {
-        command.env_remove(name);
-    }
-    command.args(args).current_dir(folder).output().expect("the binary was built with this test")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 /// Mails of two classes, numbered from `from`.
 fn mails(from: usize, count: usize) -> String {

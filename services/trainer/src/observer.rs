@@ -65,11 +65,6 @@ impl Reporter {
                 now.tokens_per_s,
             ),
             (
-                "tidegate_trainer_mfu",
-                "Model FLOPs utilisation: work of the network as a share of what the device can do.",
-                now.mfu,
-            ),
-            (
                 "tidegate_trainer_joules_per_token",
                 "Energy for each token of the job that trains.",
                 now.joules_per_token,
@@ -86,6 +81,12 @@ impl Reporter {
             ),
         ] {
             metrics::gauge(name, help, &["kind"]).with_label_values(&[self.kind]).set(value);
+        }
+        if let Some(mfu) = now.mfu {
+            let help = "Model FLOPs utilisation: work of the network as a share of what the device \
+                        can do.";
+            let gauge = metrics::gauge("tidegate_trainer_mfu", help, &["kind"]);
+            gauge.with_label_values(&[self.kind]).set(mfu);
         }
         for (group, &rate) in &now.group_drop_rates {
             let help = "Share of a fairness group's assignments that found their expert full.";

@@ -6,11 +6,10 @@ use clap::{Args, Parser, Subcommand};
 use rand::{SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
-use tidegate_benchmarks::{Report, corpus, crate_version, table};
+use tidegate_benchmarks::{Report, client, corpus, crate_version, table};
 use tidegate_contracts::proto::inference::ModelInferResponse;
 use tidegate_model::{Input, Model};
 
-mod client;
 mod echo;
 mod latency;
 mod open;

@@ -8,14 +8,11 @@ use std::{
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
+use tidegate_benchmarks::client::{Client, ask};
 use tidegate_model::{Input, Model};
 use tokio::{runtime::Runtime, sync::mpsc, task::JoinSet};
 
-use crate::{
-    Measured,
-    client::{Client, ask},
-    latency::Latencies,
-};
+use crate::{Measured, latency::Latencies};
 
 /// Clients that ask without a pause when saturation is looked for.
 const CLIENTS: usize = 32;

@@ -2,15 +2,11 @@
 //! of the machine falls on all alike.
 use std::time::Instant;
 
+use tidegate_benchmarks::client::{Client, ask, request};
 use tidegate_model::{Input, Model};
 use tokio::runtime::Runtime;
 
-use crate::{
-    Measured,
-    client::{Client, ask, request},
-    echo::Socket,
-    latency::Latencies,
-};
+use crate::{Measured, echo::Socket, latency::Latencies};
 
 /// Texts of a block.
 const BLOCK: usize = 50;

@@ -10,13 +10,14 @@ use std::{
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use tidegate_benchmarks::corpus::Mail;
+use tidegate_benchmarks::{
+    client::{self, Client},
+    corpus::Mail,
+};
 use tidegate_contracts::{GenerationId, proto::inference::ModelInferResponse};
 use tidegate_ledger::{ArtifactStore, ArtifactsConfig};
 use tidegate_model::{Device, Model};
 use tokio::runtime::Runtime;
-
-use crate::client::{self, Client};
 
 /// From the first mail to the first answer, at most.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -1,6 +1,9 @@
 //! How soon work goes on: the first step of a training job that was killed, and the first answer of
 //! a large generation that was promoted; each beside PyTorch. `benchmarks/recovery/run.sh` runs it.
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -100,7 +103,7 @@ fn measure(options: &Options) -> anyhow::Result<()> {
     let peer = Peer { python: &options.python, folder: folder.path(), runs: options.runs };
     let torch_resume = peer.resume()?;
     let swapped = swap::promote(&options.corpus, folder.path(), options.swaps, options.layers)?;
-    let torch_load = peer.load(&swapped)?;
+    let (torch_load, versions) = peer.load(&swapped)?;
     let (resumed, served) =
         (Spread::of(killed.seconds.clone())?, Spread::of(swapped.seconds.clone())?);
 
@@ -116,15 +119,15 @@ fn measure(options: &Options) -> anyhow::Result<()> {
         ]);
     };
     row("kill -9 to the first resumed step: tidegate", resumed, resumed);
-    row("a new PyTorch process to its first step", torch_resume.seconds, resumed);
+    row("a new PyTorch process to its first step", torch_resume, resumed);
     row("promotion to the first answer: tidegate", served, served);
-    row("PyTorch, loading to the first answer", torch_load.seconds, served);
-    report.versions = torch_load.versions.clone();
+    row("PyTorch, loading to the first answer", torch_load, served);
+    report.versions = versions;
     report.versions.insert("burn".to_owned(), crate_version("burn"));
     report.result = json!({
-        "resume": { "ours": resumed, "pytorch": torch_resume.seconds,
+        "resume": { "ours": resumed, "pytorch": torch_resume,
             "steps_lost": killed.steps_lost, "checkpoint_bytes": killed.checkpoint_bytes },
-        "swap": { "ours": served, "pytorch": torch_load.seconds, "parameters": swapped.parameters,
+        "swap": { "ours": served, "pytorch": torch_load, "parameters": swapped.parameters,
             "prepare_ms": swapped.prepare_ms, "requests": swapped.requests,
             "failed_requests": swapped.failed },
     });
@@ -139,13 +142,13 @@ fn measure(options: &Options) -> anyhow::Result<()> {
             .to_owned(),
         format!(
             "swap: {:.0} million weights, f32, read from the artifact store, verified by BLAKE3, \
-             built, compared, warmed; {} requests meanwhile, one every 50 ms, {} failed. PyTorch is running already: \
-             SHA-256 of the file, `load_file`, `load_state_dict`, one forward",
+             built, compared, warmed; {} requests meanwhile, a pause of 50 ms after each, {} \
+             failed. PyTorch is running already: SHA-256 of the file, `load_file`, `load_state_dict`, one forward",
             swapped.parameters as f64 / 1e6,
             swapped.requests,
             swapped.failed
         ),
-        "files come from the page cache on both sides: what a disk adds is its own speed"
+        "files come from the page cache where it still has them: a disk adds its own time"
             .to_owned(),
     ];
     report.publish(&rows, &notes, &options.out)
@@ -158,13 +161,9 @@ struct Peer<'a> {
     runs: usize,
 }
 
-struct Found {
-    seconds: Spread,
-    versions: std::collections::BTreeMap<String, String>,
-}
-
 impl Peer<'_> {
-    fn resume(&self) -> anyhow::Result<Found> {
+    /// Seconds from the start of a process to its first step.
+    fn resume(&self) -> anyhow::Result<Spread> {
         let checkpoint = self.folder.join("torch.ckpt");
         let job = json!({
             "architecture": tidegate_benchmarks::reference::architecture(),
@@ -177,10 +176,11 @@ impl Peer<'_> {
             self.call("resume", &job)?;
             seconds.push(began.elapsed().as_secs_f64());
         }
-        Ok(Found { seconds: Spread::of(seconds)?, versions: Default::default() })
+        Spread::of(seconds)
     }
 
-    fn load(&self, swapped: &swap::Swapped) -> anyhow::Result<Found> {
+    /// Seconds of each load, and the versions of what loads.
+    fn load(&self, swapped: &swap::Swapped) -> anyhow::Result<(Spread, BTreeMap<String, String>)> {
         let weights = self.folder.join("weights.safetensors");
         std::fs::write(&weights, &swapped.weights)?;
         let job = json!({
@@ -190,7 +190,7 @@ impl Peer<'_> {
         let answer: serde_json::Value = serde_json::from_str(&self.call("load", &job)?)?;
         let seconds: Vec<f64> = serde_json::from_value(answer["seconds"].clone())?;
         let versions = serde_json::from_value(answer["versions"].clone())?;
-        Ok(Found { seconds: Spread::of(seconds)?, versions })
+        Ok((Spread::of(seconds)?, versions))
     }
 
     fn call(&self, what: &str, job: &serde_json::Value) -> anyhow::Result<String> {

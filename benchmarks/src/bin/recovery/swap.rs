@@ -9,26 +9,23 @@ use std::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use chrono::Utc;
-use tidegate_benchmarks::corpus;
+use tidegate_benchmarks::{client, corpus};
 use tidegate_contracts::{
     ArtifactHash, CODE_VERSION, Class, DataEvidence, EnergyEvidence, FileEntry, GenerationId,
     Golden, JobId, JobKind, ListenConfig, Manifest, Offset, Outcome, Partition, SuiteRef, Verdict,
     Window,
-    proto::inference::{
-        InferTensorContents, ModelInferRequest,
-        grpc_inference_service_client::GrpcInferenceServiceClient,
-        model_infer_request::InferInputTensor,
-    },
 };
 use tidegate_gateway::{Gateway, GatewayConfig};
 use tidegate_ledger::{
-    ArtifactStore, ArtifactsConfig, Author, Fact, Ledger, LedgerConfig, PromotedBy,
+    ArtifactStore, ArtifactsConfig, Author, Entry, Fact, Ledger, LedgerConfig, LedgerError,
+    PromotedBy,
 };
 use tidegate_model::{
     ARCHITECTURE, Architecture, CpuBackend, Device, Input, LABELS, Model, TOKENIZER, Tokenizer,
     WEIGHTS, Weights,
 };
-use tidegate_stream::{EmbeddedBroker, EmbeddedConfig, Stream, StreamConfig};
+use tidegate_stream::{EmbeddedBroker, EmbeddedConfig, StreamConfig};
+use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::{service::RoutesBuilder, transport::server::TcpIncoming};
 
@@ -105,7 +102,8 @@ async fn run(corpus: &Path, data: &Path, swaps: usize, layers: usize) -> anyhow:
         &data.join("broker"),
     )
     .await?;
-    let stream = Stream::connect(&StreamConfig::default(), &broker.addr().to_string())?;
+    let stream =
+        tidegate_stream::Stream::connect(&StreamConfig::default(), &broker.addr().to_string())?;
     stream.ensure_topics().await?;
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let listen = ListenConfig { grpc: any, http: any, tls: None, tokens: vec![] };
@@ -114,7 +112,7 @@ async fn run(corpus: &Path, data: &Path, swaps: usize, layers: usize) -> anyhow:
     let mut routes = RoutesBuilder::default();
     gateway.grpc(&mut routes);
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let address = format!("http://{}", socket.local_addr()?);
+    let address = socket.local_addr()?;
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(
         tonic::transport::Server::builder()
@@ -125,7 +123,7 @@ async fn run(corpus: &Path, data: &Path, swaps: usize, layers: usize) -> anyhow:
             ),
     );
     let keeping = tokio::spawn(gateway.run(shutdown.clone()));
-    let mut client = GrpcInferenceServiceClient::connect(address).await?;
+    let mut asks = client::connect(address).await?;
 
     let mut swapped = Swapped {
         seconds: vec![],
@@ -137,6 +135,7 @@ async fn run(corpus: &Path, data: &Path, swaps: usize, layers: usize) -> anyhow:
         classes: LABELS_OF.len(),
         weights,
     };
+    let mut entries = ledger.watch(1);
     for (at, made) in candidates.iter().enumerate() {
         let generation = made.generation;
         let previous = at.checked_sub(1).map(|before| candidates[before].generation);
@@ -145,14 +144,14 @@ async fn run(corpus: &Path, data: &Path, swaps: usize, layers: usize) -> anyhow:
         let began = Instant::now();
         maker.append(Fact::Promoted { generation, previous, verdict, by }).await?;
         loop {
-            let answer = client.model_infer(request(&texts[1])).await;
+            let answer = client::ask(&mut asks, &texts[1]).await;
             // Before the first champion there is nobody to answer.
             if at > 0 {
                 swapped.requests += 1;
                 swapped.failed += usize::from(answer.is_err());
             }
             match answer {
-                Ok(answer) if answer.get_ref().model_version == generation.to_hex() => break,
+                Ok(answer) if answer.model_version == generation.to_hex() => break,
                 Ok(_) | Err(_) => tokio::time::sleep(PAUSE).await,
             }
             anyhow::ensure!(began.elapsed() < PATIENCE, "no answer by the new champion");
@@ -161,39 +160,34 @@ async fn run(corpus: &Path, data: &Path, swaps: usize, layers: usize) -> anyhow:
             swapped.seconds.push(began.elapsed().as_secs_f64());
             eprintln!("swap {at} of {swaps}: {:.3} s", began.elapsed().as_secs_f64());
         }
-        // Told to the ledger at once, but not before the answer.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let prepare = told(&mut entries, generation).await?;
+        if at > 0 {
+            swapped.prepare_ms.push(prepare);
+        }
     }
-    let entries = ledger.read(1, 10_000).await?;
-    let prepare = entries.iter().filter_map(|entry| match &entry.fact {
-        Fact::Swapped { prepare, .. } => Some(prepare.0),
-        _ => None,
-    });
-    swapped.prepare_ms = prepare.skip(1).collect();
     shutdown.cancel();
-    drop(client);
+    drop(asks);
     serving.await??;
     keeping.await??;
     broker.shutdown().await;
     Ok(swapped)
 }
 
-fn request(text: &str) -> ModelInferRequest {
-    let contents = InferTensorContents {
-        bytes_contents: vec![text.as_bytes().to_vec()],
-        ..Default::default()
-    };
-    ModelInferRequest {
-        model_name: "default".to_owned(),
-        inputs: vec![InferInputTensor {
-            name: "text".to_owned(),
-            datatype: "BYTES".to_owned(),
-            shape: vec![1],
-            contents: Some(contents),
-            ..Default::default()
-        }],
-        ..Default::default()
+/// Waits until the gateway has told the ledger that it serves `generation`; returns how long it took
+/// to prepare, in milliseconds.
+async fn told(
+    entries: &mut (impl Stream<Item = Result<Entry, LedgerError>> + Unpin),
+    generation: GenerationId,
+) -> anyhow::Result<f64> {
+    while let Some(entry) = entries.next().await {
+        match entry?.fact {
+            Fact::Swapped { generation: served, prepare, .. } if served == generation => {
+                return Ok(prepare.0);
+            }
+            _ => {}
+        }
     }
+    anyhow::bail!("the ledger is closed")
 }
 
 /// Makes generations of fresh weights, and their records.

@@ -133,28 +133,10 @@ fn parts(a: &Architecture, classes: usize, adapters: &Adapters) -> Vec<(String, 
 mod tests {
     use std::collections::BTreeMap;
 
-    use tidegate_model::{CpuBackend, Task, Weights};
+    use tidegate_model::{CpuBackend, Weights};
 
     use super::*;
-
-    /// The reference network of the benchmarks.
-    fn reference() -> Architecture {
-        Architecture {
-            task: Task::NextToken,
-            d_model: 256,
-            layers: 4,
-            heads: 8,
-            kv_heads: 8,
-            context: 128,
-            vocab: 512,
-            experts: 8,
-            top_k: 2,
-            shared_experts: 1,
-            expert_width: 256,
-            wide_buckets: 1,
-            ..Architecture::default()
-        }
-    }
+    use crate::diagnosis::flops::reference;
 
     #[test]
     fn the_count_is_that_of_the_network_itself() {

@@ -118,7 +118,7 @@ impl<B: Trains> Session<'_, B> {
             examples_per_s: clock.rate(stats.examples, |before| before.examples),
             expert_load_max_share: load_max,
             tokens_per_s,
-            mfu: self.peak.map_or(0.0, |peak| tokens_per_s * self.flops_per_token() / peak),
+            mfu: self.peak.map(|peak| tokens_per_s * self.flops_per_token() / peak),
             joules_per_token: stats.joules / (stats.tokens as f64).max(1.0),
             router_loss: stats.router_loss,
             drop_rate: self.diagnosis.drops.rate(),

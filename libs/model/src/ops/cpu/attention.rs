@@ -258,12 +258,8 @@ impl<'a> Plan<'a> {
             let sums = &sums[member * size..][..size];
             for (block, dquery) in dquery.chunks_mut(BLOCK * width).enumerate() {
                 let (start, count) = (block * BLOCK, dquery.len() / width);
-                let cut = |x: &'_ [f32]| -> std::ops::Range<usize> {
-                    debug_assert!(x.len() >= (start + count) * width);
-                    start * width..(start + count) * width
-                };
-                let (query, out) = (&query[cut(&query)], &out[cut(&out)]);
-                let dout = &dout[cut(&dout)];
+                let of_block = start * width..(start + count) * width;
+                let [query, out, dout] = [&query, &out, &dout].map(|x| &x[of_block.clone()]);
                 let seen = self.scores(query, start, &keys, &mut weights);
                 let far = View::new(&values[..seen * width], seen, width);
                 let dscores = &mut dscores[..count * seen];

@@ -1,4 +1,4 @@
-//! Asks by the Open Inference Protocol.
+//! A client that asks by the Open Inference Protocol.
 use std::net::SocketAddr;
 
 use tidegate_contracts::proto::inference::{
@@ -8,16 +8,22 @@ use tidegate_contracts::proto::inference::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-pub(crate) type Client = GrpcInferenceServiceClient<Channel>;
+/// Of one connection.
+pub type Client = GrpcInferenceServiceClient<Channel>;
 
-pub(crate) async fn connect(at: SocketAddr) -> anyhow::Result<Client> {
+/// Connects.
+///
+/// # Errors
+/// When nobody listens.
+pub async fn connect(at: SocketAddr) -> anyhow::Result<Client> {
     let channel =
         Endpoint::from_shared(format!("http://{at}"))?.tcp_nodelay(true).connect().await?;
     Ok(Client::new(channel))
 }
 
-/// One text.
-pub(crate) fn request(text: &str) -> ModelInferRequest {
+/// Asks the default model about one text.
+#[must_use]
+pub fn request(text: &str) -> ModelInferRequest {
     let contents = InferTensorContents {
         bytes_contents: vec![text.as_bytes().to_vec()],
         ..Default::default()
@@ -35,12 +41,17 @@ pub(crate) fn request(text: &str) -> ModelInferRequest {
     }
 }
 
-pub(crate) async fn ask(client: &mut Client, text: &str) -> anyhow::Result<ModelInferResponse> {
+/// Asks, and waits for the answer.
+///
+/// # Errors
+/// The service's.
+pub async fn ask(client: &mut Client, text: &str) -> anyhow::Result<ModelInferResponse> {
     Ok(client.model_infer(request(text)).await?.into_inner())
 }
 
 /// The class of the one text, and its probability.
-pub(crate) fn answer(response: &ModelInferResponse) -> Option<(&[u8], f32)> {
+#[must_use]
+pub fn answer(response: &ModelInferResponse) -> Option<(&[u8], f32)> {
     let output =
         |name: &str| response.outputs.iter().find(|output| output.name == name)?.contents.as_ref();
     let label = output("label")?.bytes_contents.first()?;
