@@ -82,9 +82,14 @@ async fn a_candidate_is_read_approved_and_serves_and_another_is_rejected() -> an
         { "read": true },
         { "open": house.url("/ledger") },
         { "read": true },
+        { "open": house.url(&format!("/generations/{}", second.id)) },
+        { "read": true },
     ]))
     .await?;
-    let (after, ledger) = (text(&said, 0), text(&said, 1));
+    let (after, ledger, inside) = (text(&said, 0), text(&said, 1), text(&said, 2));
+    for part in ["Inside its job", "blocks.0.attention", "update / weights", "Experts"] {
+        assert!(inside.contains(part), "{part} is not in {inside}");
+    }
     assert!(after.contains("rejected") && after.contains(&second.id[..12]), "{after}");
     assert!(ledger.contains("CandidateRejected") && ledger.contains("operator:bob"), "{ledger}");
     let said = house.facts().await?.into_iter().find_map(|(_, fact)| match fact {

@@ -1,6 +1,7 @@
 //! What operators can see, behind gRPC, HTTP/JSON and the pages alike.
 use futures::{StreamExt as _, stream::BoxStream};
 use tidegate_contracts::{CODE_VERSION, Manifest, Verdict, proto::v1};
+use tidegate_learning::{DIAGNOSIS, Diagnosis};
 use tidegate_ledger::{ArtifactStore, Entry, GenerationRecord, Ledger, LedgerError, State};
 use tidegate_stream::Stream;
 use tokio_util::sync::CancellationToken;
@@ -145,6 +146,20 @@ impl Desk {
         manifest
             .inspect_err(|error| tracing::warn!(%error, "a generation is shown without manifest"))
             .ok()
+    }
+
+    /// What a generation's job showed of its inside; `None`, with a log line, when it cannot be had.
+    pub(crate) async fn diagnosis(
+        &self,
+        one: &GenerationRecord,
+        manifest: &Manifest,
+    ) -> Option<Diagnosis> {
+        let file = manifest.files.get(DIAGNOSIS)?;
+        let shown = |error: &dyn std::fmt::Display| {
+            tracing::warn!(generation = %one.id.short(), %error, "a generation is shown without diagnosis");
+        };
+        let bytes = self.artifacts.get(&file.hash).await.inspect_err(|error| shown(error)).ok()?;
+        Diagnosis::from_bytes(&bytes).inspect_err(|error| shown(error)).ok()
     }
 
     /// A generation with what its manifest says, as far as that can be read.

@@ -51,3 +51,4 @@ pub use config::{
 };
 pub use controller::Controller;
 pub use error::ControllerError;
+pub use pages::job_report;

@@ -83,6 +83,11 @@ fn a_run_leaves_a_generation_that_the_next_one_starts_from() {
     assert!(manifest["metrics"]["drop_rate.region=eu"].is_number());
     assert!(manifest["files"]["plan.json"].is_object());
     assert!(!folder.path().join("one/checkpoints").exists());
+    let report = text(&read("one/report.html"));
+    for part in ["blocks.0.attention", "gradient norm of head", "load of the experts", "drop rate"]
+    {
+        assert!(report.contains(part), "{part} is not in {report}");
+    }
 
     let update = [TRAIN, &["second.jsonl", "--champion", "one", "--out", "two"]].concat();
     let second = json(&tidegate(folder.path(), &update));

@@ -48,6 +48,12 @@ pub struct Layer {
     pub update_ratio: f64,
     /// Gradient norm of each step.
     pub gradient_history: History,
+    /// Weight norm at each measurement.
+    #[serde(default)]
+    pub weight_history: History,
+    /// Update ratio at each measurement.
+    #[serde(default)]
+    pub update_history: History,
 }
 
 /// Gradient norms of one step, before clipping.
@@ -76,7 +82,11 @@ impl Diagnosis {
         Self { loss_scale: scale.map(|scale| (0, scale)).into_iter().collect(), ..Self::default() }
     }
 
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, LearningError> {
+    /// Reads the content of [`DIAGNOSIS`].
+    ///
+    /// # Errors
+    /// [`LearningError::BadFile`] when it is none.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, LearningError> {
         serde_json::from_slice(bytes).map_err(|error| LearningError::BadFile {
             file: DIAGNOSIS.to_owned(),
             reason: error.to_string(),
@@ -102,8 +112,8 @@ impl Diagnosis {
         self.watch.gradient(step, norms, alerts)
     }
 
-    /// Notes how far a step moved each parameter.
-    pub(crate) fn moved(&mut self, moved: &BTreeMap<String, Moved>) {
+    /// Notes how far a step moved each parameter; nothing of steps that were not measured.
+    pub(crate) fn moved(&mut self, step: u64, moved: &BTreeMap<String, Moved>) {
         let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
         for (name, moved) in moved {
             let sum = sums.entry(layer_of(name)).or_default();
@@ -114,6 +124,8 @@ impl Diagnosis {
             layer.weight_norm = weights.sqrt();
             // Weights that are all zero yet have no scale that a step could be a share of.
             layer.update_ratio = if weights > 0.0 { (update / weights).sqrt() } else { 0.0 };
+            layer.weight_history.add(step, layer.weight_norm);
+            layer.update_history.add(step, layer.update_ratio);
         }
     }
 

@@ -200,7 +200,7 @@ impl<B: Trains> Session<'_, B> {
             let network = self.weights.network.clone();
             let (network, moved) =
                 self.optimizer.step(network, pass.gradients, norms.total, rate, measured);
-            self.diagnosis.moved(&moved);
+            self.diagnosis.moved(step, &moved);
             let bias_step = (recipe.balancing.step * annealed) as f32;
             self.weights.network = if self.method.train.balances() {
                 let loads: Vec<_> = pass.routed.into_iter().map(|routed| routed.load).collect();

@@ -1,6 +1,7 @@
 //! Pictures, as inline SVG.
 use maud::{Markup, html};
 use tidegate_contracts::CheckResult;
+use tidegate_learning::History;
 
 /// Width and height of the picture of an interval.
 const WIDE: f64 = 180.0;
@@ -103,6 +104,63 @@ pub(super) fn curve(points: &[(f64, f64)]) -> Option<Markup> {
     })
 }
 
+/// How often values of which size came, as a picture: time to the right, size upwards in powers of
+/// two, darker is more often. Nothing where there are no values.
+pub(super) fn heat(what: &str, history: &History) -> Option<Markup> {
+    let (wide, high) = (160.0, 36.0);
+    let rows: Vec<_> = history.rows.iter().enumerate().filter(|(_, row)| !row.is_empty()).collect();
+    let buckets = || rows.iter().flat_map(|(_, row)| row.keys().copied());
+    let (lowest, highest) = (buckets().min()?, buckets().max()?);
+    let width = wide / history.rows.len() as f64;
+    let height = high / f64::from(highest - lowest + 1);
+    // Values that are taken at few steps fill the time to the next.
+    let ends = rows.iter().skip(1).map(|(at, _)| *at).chain([history.rows.len()]);
+    let cells: Vec<_> = rows
+        .iter()
+        .zip(ends)
+        .flat_map(|((at, row), end)| {
+            let all: u64 = row.values().sum();
+            row.iter().map(move |(bucket, count)| (*at, end, *bucket, *count as f64 / all as f64))
+        })
+        .collect();
+    let label = format!("{what}: between 2^{lowest} and 2^{}", i32::from(highest) + 1);
+    Some(html! {
+        svg.heat viewBox=(format!("0 0 {wide} {high}")) preserveAspectRatio="none" role="img" aria-label=(label) {
+            title { (label) }
+            @for (at, end, bucket, share) in cells {
+                rect x=(format!("{:.1}", at as f64 * width))
+                    y=(format!("{:.1}", f64::from(highest - bucket) * height))
+                    width=(format!("{:.1}", (end - at) as f64 * width))
+                    height=(format!("{height:.1}")) fill-opacity=(format!("{:.2}", share.max(0.08))) {}
+            }
+        }
+    })
+}
+
+/// Shares of a whole, a bar each, and the even share as a line.
+pub(super) fn bars(what: &str, shares: &[f64]) -> Option<Markup> {
+    let top = shares.iter().copied().filter(|share| share.is_finite()).fold(0.0, f64::max);
+    if top <= 0.0 {
+        return None;
+    }
+    let (wide, high) = (160.0, 36.0);
+    let width = wide / shares.len() as f64;
+    let y = |share: f64| high - share / top * (high - 2.0);
+    let even = format!("{:.1}", y(1.0 / shares.len() as f64));
+    let listed: Vec<String> = shares.iter().map(|share| format!("{:.1}", 100.0 * share)).collect();
+    let label = format!("{what}, in per cent: {}", listed.join(", "));
+    Some(html! {
+        svg.heat viewBox=(format!("0 0 {wide} {high}")) preserveAspectRatio="none" role="img" aria-label=(label) {
+            title { (label) }
+            @for (at, &share) in shares.iter().enumerate() {
+                rect x=(format!("{:.1}", (at as f64 + 0.1) * width)) y=(format!("{:.1}", y(share)))
+                    width=(format!("{:.1}", 0.8 * width)) height=(format!("{:.1}", high - y(share))) {}
+            }
+            line x1="0" x2=(wide) y1=(even) y2=(even) {}
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +175,30 @@ mod tests {
         for other in ["", "accuracy", "L(x) > many", "X(x) > 1", "L(x) > NaN"] {
             assert_eq!(Bound::of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_heat_map_has_a_cell_for_each_size_and_fills_gaps_in_time() {
+        let rows = [vec![(0, 3), (2, 1)], vec![], vec![(1, 4)], vec![]];
+        let rows = rows.map(|row| row.into_iter().collect()).to_vec();
+        let drawn = heat("norm", &History { span: 1, rows }).unwrap().into_string();
+        assert_eq!(drawn.matches("<rect").count(), 3);
+        assert!(drawn.contains("between 2^0 and 2^3"), "{drawn}");
+        // Of four rows each is 40 wide; the third reaches to the end.
+        assert!(
+            drawn.contains(r#"x="80.0" y="12.0" width="80.0" height="12.0" fill-opacity="1.00""#)
+        );
+        assert!(
+            drawn.contains(r#"x="0.0" y="24.0" width="80.0" height="12.0" fill-opacity="0.75""#)
+        );
+        assert!(heat("norm", &History::default()).is_none());
+    }
+
+    #[test]
+    fn bars_are_drawn_only_where_there_are_shares() {
+        let drawn = bars("load", &[0.5, 0.25, 0.25, 0.0]).unwrap().into_string();
+        assert_eq!(drawn.matches("<rect").count(), 4);
+        assert!(drawn.contains("50.0, 25.0, 25.0, 0.0"), "{drawn}");
+        assert!(bars("load", &[]).is_none() && bars("load", &[0.0, f64::NAN]).is_none());
     }
 }

@@ -9,7 +9,7 @@ use tidegate_contracts::Manifest;
 use tidegate_ledger::{GenerationRecord, State as Ledger};
 
 use super::{
-    Frame, forms, verdict,
+    Frame, forms, inside, verdict,
     words::{amount, badge, gate, link, plain, when},
 };
 use crate::{
@@ -41,6 +41,10 @@ pub(super) async fn show(
         None => None,
     };
     let manifest = desk.manifest(one).await;
+    let diagnosis = match &manifest {
+        Some(manifest) => desk.diagnosis(one, manifest).await,
+        None => None,
+    };
     let stands = policy::gate(&state, one, &desk.config.policy, now);
     let body = html! {
         h1 { "Generation " code { (one.id.short()) } " " (badge(one.state.as_str())) }
@@ -54,6 +58,9 @@ pub(super) async fn show(
             None => {},
             Some(Ok(document)) => section { h2 { "Verdict " (badge(document.outcome.as_str())) } (verdict::view(document)) },
             Some(Err(error)) => section { h2 { "Verdict" } p.refusal { (error) } },
+        }
+        @if let Some((manifest, diagnosis)) = manifest.as_ref().zip(diagnosis.as_ref()) {
+            section { h2 { "Inside its job" } (inside::view(manifest, diagnosis)) }
         }
         section { h2 { "Lineage" } (lineage(&state, one, now)) }
         section { h2 { "Manifest" }

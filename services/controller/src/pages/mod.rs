@@ -5,6 +5,7 @@ mod forms;
 mod generation;
 mod history;
 mod home;
+mod inside;
 mod jobs;
 mod ledger;
 mod session;
@@ -22,6 +23,7 @@ use axum::{
 use maud::{DOCTYPE, Markup, html};
 use tidegate_contracts::{ArtifactHash, CODE_VERSION};
 
+pub use self::inside::job_report;
 use crate::{caller::Caller, desk::Desk};
 
 const STYLE: &str = include_str!("style.css");

@@ -11,9 +11,10 @@ use anyhow::{Context as _, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tidegate_contracts::{ArtifactHash, JobId, JobKind};
+use tidegate_controller::job_report;
 use tidegate_learning::{
-    CheckpointDir, Finding, Job, Observer, PeakMemory, Plan, Progress, Recipe, StartingPoint,
-    manifest,
+    CheckpointDir, DIAGNOSIS, Diagnosis, Finding, Job, Observer, PeakMemory, Plan, Progress,
+    Recipe, StartingPoint, manifest,
 };
 use tidegate_ledger::{MANIFEST, Verified, write_folder};
 use tidegate_model::{Device, in_background};
@@ -46,6 +47,9 @@ pub(crate) struct TrainArgs {
 
 /// File of a generation that was trained so: what was planned, and how far off that was.
 const PLAN: &str = "plan.json";
+
+/// Beside the generation: what its job showed of its inside, in pictures.
+const REPORT: &str = "report.html";
 
 /// What a run says as JSON, and keeps as [`PLAN`].
 #[derive(Serialize)]
@@ -152,7 +156,12 @@ fn offline(
     }
     let report = serde_json::to_vec_pretty(&Report { plan: &plan, findings: &findings })?;
     trained.files.insert(PLAN.to_owned(), report.into());
-    let generation = write_folder(folder, &manifest(&job, &trained, None), &trained.files)?;
+    let manifest = manifest(&job, &trained, None);
+    let generation = write_folder(folder, &manifest, &trained.files)?;
+    let diagnosis = Diagnosis::from_bytes(&trained.files[DIAGNOSIS])?;
+    let page = folder.join(REPORT);
+    std::fs::write(&page, job_report(&manifest, &diagnosis))
+        .with_context(|| page.display().to_string())?;
     checkpoints.clear(&job.id)?;
     // Left alone where it holds what is not ours.
     drop(std::fs::remove_dir(folder.join("checkpoints")));
@@ -160,10 +169,11 @@ fn offline(
         Format::Table => {
             show::findings(&findings)?;
             println!("generation {} in {}", generation.short(), folder.display());
+            println!("what the job showed of its inside: {}", page.display());
         }
         Format::Json => {
             let report = serde_json::json!({
-                "generation": generation.to_hex(), "folder": folder,
+                "generation": generation.to_hex(), "folder": folder, "report": page,
                 "plan": plan, "findings": findings,
             });
             println!("{}", serde_json::to_string_pretty(&report)?);
