@@ -1,5 +1,5 @@
 # The verbs. `make demo` and `make test` do all of their own set-up.
-.PHONY: help demo up test lint cuda-check helm-check bench bench-curation bench-gateway bench-quality bench-train bench-infer bench-recovery clean
+.PHONY: help demo up test lint cuda-check helm-check bench bench-curation bench-gateway bench-quality bench-continual bench-train bench-infer bench-recovery bench-gpu clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
@@ -27,6 +27,7 @@ up: build ## Run every service in one process, on loopback
 test: ## Lint, then every test, against the real parts
 	@setup/system.sh test
 	@setup/data.sh
+	@setup/encoder.sh
 	@setup/tools.sh
 	$(MAKE) --no-print-directory lint helm-check
 	$(CARGO) test --locked --workspace --no-fail-fast
@@ -46,7 +47,7 @@ helm-check: ## Lint and render the chart with the real helm
 	@setup/tools.sh
 	helm/check.sh
 
-bench: bench-curation bench-gateway bench-quality bench-train bench-infer bench-recovery ## Ours beside named peers
+bench: bench-curation bench-gateway bench-quality bench-continual bench-train bench-infer bench-recovery ## Ours beside named peers
 
 bench-curation: build ## Curation records/s beside a plain Python loop
 	benchmarks/curation/run.sh
@@ -54,9 +55,11 @@ bench-curation: build ## Curation records/s beside a plain Python loop
 bench-gateway: build ## Latency the gateway adds to the bare forward
 	benchmarks/gateway/run.sh
 
-bench-quality: build ## Prequential accuracy beside scikit-learn on the same stream
-	@setup/data.sh
+bench-quality: build ## Prequential accuracy beside scikit-learn and River on the same streams
 	benchmarks/quality/run.sh
+
+bench-continual: build ## What is kept and forgotten over a sequence of tasks, by method
+	benchmarks/continual/run.sh
 
 bench-train: build ## Training steps of a mixture of experts beside PyTorch
 	benchmarks/train_step/run.sh
@@ -66,6 +69,9 @@ bench-infer: build ## Latency of one text beside PyTorch and ONNX Runtime
 
 bench-recovery: build ## From a kill to the next step, from a promotion to its first answer
 	benchmarks/recovery/run.sh
+
+bench-gpu: ## Check an NVIDIA GPU against the CPU, and time it beside PyTorch (not part of `bench`)
+	benchmarks/gpu/run.sh
 
 clean: ## Remove what was built
 	rm -rf $(CARGO_TARGET_DIR) demo-report

@@ -31,6 +31,13 @@ OPTIONAL = {
     "controller.schedule.cold_start": "",
     "controller.schedule.hot_update": "",
     "telemetry.otlp_endpoint": "",
+    "trainer.recipe.encoder": {
+        "config": "",
+        "folder": "",
+        "model": "",
+        "tokenizer": "",
+        "upcycling": {"dense_layers": 0, "experts": 1, "top_k": 1},
+    },
 }
 
 
@@ -48,7 +55,8 @@ def schema_of(value, path):
     if isinstance(value, str):
         return {"type": "string"}
     if isinstance(value, list):
-        return {"type": "array", "items": {"type": "string"}}
+        items = schema_of(value[0], path) if value else {"type": "string"}
+        return {"type": "array", "items": items}
     inner = {key: f"{path}.{key}" if path else key for key in value}
     properties = {
         key: schema_of(value[key], at) for key, at in sorted(inner.items()) if at not in OWNED

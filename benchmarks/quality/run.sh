@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . benchmarks/prepare.sh
 setup/data.sh
+setup/opinions.sh
 setup/bench.sh
 build quality
-"$programs/quality" --corpus "$corpus" --python "$python" "${rest[@]}"
+"$programs/quality" --corpus "$corpus" --opinions "$opinions" --python "$python" "${rest[@]}"

@@ -4,12 +4,8 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 
 #[path = "../../services/tidegate/src/demo/corpus.rs"]
-#[allow(dead_code, reason = "the demo also publishes labels flipped on purpose")]
+#[allow(dead_code, reason = "the demo also cuts days and publishes flipped labels")]
 mod demo;
-
-/// Mails of the first batch, and least mails of every other one: the demo's defaults.
-const FIRST: usize = 250;
-const LEAST: usize = 150;
 
 /// One e-mail of the SpamAssassin corpus: subject and body without tags, the first 4,000
 /// characters.
@@ -41,13 +37,4 @@ impl From<demo::Mail> for Mail {
 /// When the folder is not the unpacked corpus; names the file.
 pub fn mails(folder: &Path) -> anyhow::Result<Vec<Mail>> {
     Ok(demo::read(folder)?.into_iter().map(Mail::from).collect())
-}
-
-/// The same, in the batches of the demo: days, quiet ones joined with the next.
-///
-/// # Errors
-/// As [`mails`].
-pub fn days(folder: &Path) -> anyhow::Result<Vec<Vec<Mail>>> {
-    let days = demo::days(demo::read(folder)?, FIRST, LEAST);
-    Ok(days.into_iter().map(|day| day.mails.into_iter().map(Mail::from).collect()).collect())
 }

@@ -8,9 +8,12 @@
 
 pub mod client;
 pub mod corpus;
+pub mod learner;
 mod machine;
 pub mod reference;
 mod report;
+pub mod streams;
+pub mod training;
 pub mod turns;
 
 pub use machine::{Build, Machine, crate_version, thread_cpu_seconds};

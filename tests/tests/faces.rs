@@ -314,6 +314,7 @@ async fn calls(channel: &Channel, token: Option<&str>) -> [Code; 4] {
         kind: "cold_start".into(),
         reason: "to see who may".into(),
         actor: "somebody-else".into(),
+        ..Default::default()
     };
     let back = v1::RollbackRequest { reason: "to see who may".into(), ..Default::default() };
     [

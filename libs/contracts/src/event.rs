@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Class, Domain, EventId,
@@ -105,8 +106,9 @@ fn field(field: impl Into<String>, reason: impl Into<String>) -> EventError {
     EventError::Field { field: field.into(), reason: reason.into() }
 }
 
-/// One modality of an event.
-#[derive(Debug, Clone, PartialEq)]
+/// One modality of an event. As JSON it is what it is on the wire.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "v1::Part", into = "v1::Part")]
 pub enum Part {
     /// UTF-8 text; never empty.
     Text(String),
@@ -247,7 +249,49 @@ impl Event {
     }
 }
 
+impl From<Part> for v1::Part {
+    fn from(part: Part) -> Self {
+        part.to_proto()
+    }
+}
+
+impl TryFrom<v1::Part> for Part {
+    type Error = EventError;
+
+    fn try_from(wire: v1::Part) -> Result<Self, EventError> {
+        Self::from_proto(0, wire)
+    }
+}
+
 impl Part {
+    /// Its name on the wire.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "text",
+            Self::Image(_) => "image",
+            Self::Audio(_) => "audio",
+            Self::Features(_) => "features",
+        }
+    }
+
+    /// How much it holds, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let of_value = |(name, value): (&String, &FeatureValue)| {
+            name.len()
+                + match value {
+                    FeatureValue::Number(_) => size_of::<f64>(),
+                    FeatureValue::Category(category) => category.len(),
+                }
+        };
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Image(bytes) | Self::Audio(bytes) => bytes.len(),
+            Self::Features(values) => values.iter().map(of_value).sum(),
+        }
+    }
+
     fn from_proto(index: usize, wire: v1::Part) -> Result<Self, EventError> {
         use v1::{feature::Value, part::Content};
         let at = |name: &str| format!("parts[{index}].{name}");

@@ -22,6 +22,7 @@ mod ids;
 mod manifest;
 mod net;
 pub mod proto;
+mod search;
 mod units;
 mod verdict;
 mod window;
@@ -34,6 +35,7 @@ pub use ids::{
 };
 pub use manifest::{FileEntry, Manifest};
 pub use net::{AccessError, ListenConfig, Role, TlsConfig, TokenConfig};
+pub use search::{Candidate, SEARCH, Score, SearchLog};
 pub use units::{GramsCo2e, Joules, Millis};
 pub use verdict::{
     CheckResult, CheckState, DataEvidence, EnergyEvidence, Golden, Layer, Outcome, Severity,

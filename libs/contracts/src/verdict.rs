@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{ArtifactHash, GenerationId, GramsCo2e, JobId, JobKind, Joules, Window};
+use crate::{ArtifactHash, GenerationId, GramsCo2e, JobId, JobKind, Joules, Part, Window};
 
 /// What the evaluator concludes. It has no right to promote: the controller applies policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,8 +193,11 @@ pub struct EnergyEvidence {
 /// An input with the candidate's answer: a gateway compares its own answer before it serves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Golden {
-    /// The text that was asked.
+    /// The text that was asked; empty where there are parts.
     pub text: String,
+    /// All parts that were asked, where they are more than a text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
     /// One per class, in the manifest's order.
     pub probabilities: Vec<f32>,
 }

@@ -1,6 +1,8 @@
 //! Near duplicates among the newest texts, by MinHash and locality-sensitive hashing.
 use std::collections::{HashMap, VecDeque};
 
+use tidegate_contracts::Part;
+
 use crate::{
     config::{CurationError, NearConfig, ShingleUnit, StageName},
     minhash::{Banding, MinHash, mix, shingles, similarity},
@@ -124,7 +126,9 @@ impl Stage for Near {
 
     fn apply(&mut self, mut record: Record) -> Outcome {
         let Some((event, text)) = record.event_and_text() else { return Outcome::Keep(record) };
-        if text.is_empty() {
+        // Beside a picture the same words may say something else.
+        let is_text = event.parts.iter().all(|part| matches!(part, Part::Text(_)));
+        if !is_text || text.is_empty() {
             return Outcome::Keep(record);
         }
         let signature = self.signature(text);

@@ -1,6 +1,7 @@
 //! Decode and validate: bytes become an event or a label, or the reason why not.
 use chrono::{DateTime, TimeDelta, Utc};
 use tidegate_contracts::{ContentType, Event, EventError, LateLabel, proto};
+use tidegate_model::{ModelError, check_part};
 
 use crate::{
     config::{StageName, ValidateConfig},
@@ -39,6 +40,12 @@ pub(crate) fn decode(raw: &Raw, side: Side) -> Result<(Body, bool), EventError> 
             Event::from_proto(wire, raw.time).map(|event| (Body::Event(event), amended))
         }
     }
+}
+
+/// Whether every part can be decoded: what no model could read would otherwise be found by each job
+/// anew.
+fn parts(event: &Event) -> Result<(), ModelError> {
+    event.parts.iter().enumerate().try_for_each(|(index, part)| check_part(index, part))
 }
 
 fn is_cloud_event(raw: &Raw) -> bool {
@@ -104,6 +111,12 @@ impl Stage for Validate {
             Body::Label(label) => label.time,
             Body::Undecoded(_) => record.raw.time,
         };
+        if let Body::Event(event) = &body
+            && let Err(error) = parts(event)
+        {
+            let reason = error.to_string();
+            return Outcome::Reject(record, Rejection { code: "undecodable_part", reason });
+        }
         record.body = body;
         if self.is_future(time, record.raw.time) {
             let reason = format!(

@@ -11,8 +11,8 @@ use tidegate_contracts::{
 };
 use tidegate_evaluation::{EvalExample, Evaluation, Memory, Subject, Suite, evaluate};
 use tidegate_model::{
-    ARCHITECTURE, Architecture, CpuBackend, Device, LABELS, Model, TOKENIZER, Tokenizer, WEIGHTS,
-    Weights,
+    ARCHITECTURE, Architecture, CpuBackend, Device, Input, LABELS, Model, TOKENIZER, Tokenizer,
+    WEIGHTS, Weights,
 };
 
 const SUITE: &str = include_str!("../../../eval-suites/email/suite.yaml");
@@ -31,7 +31,7 @@ fn example(at: usize) -> EvalExample {
     EvalExample {
         id: EventId::new(at.to_string()),
         domain: Domain::new("mail"),
-        text: text(at),
+        input: Input::text(text(at)),
         label: Class::new(["ham", "spam"][at % 3 % 2]),
         groups: BTreeMap::from([("format".to_owned(), ["plain", "html"][at % 2].to_owned())]),
         fresh: at >= 780,

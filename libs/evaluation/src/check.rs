@@ -112,6 +112,13 @@ fn conclude(check: &Check, evidence: &Evidence<'_>, found: &Finding, result: &mu
 }
 
 fn find(check: &Check, evidence: &Evidence<'_>) -> Found {
+    let perturbs = check.under.is_some() || check.metric == Metric::RobustAccuracy;
+    let all = evidence.of.examples.len();
+    let asked = perturbs && all > 0 && !evidence.perturbed.is_empty();
+    if asked && table(check, evidence).examples.is_empty() {
+        let why = format!("none of {all} held-out examples has a text that could be perturbed");
+        return Err(NotJudged::new(CheckState::NotApplicable, 0, why));
+    }
     match check.metric.family() {
         Family::Quality if check.bound.is_relative() => versus(check, evidence),
         Family::Quality => alone(check, evidence),

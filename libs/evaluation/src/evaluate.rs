@@ -1,5 +1,5 @@
 //! From everything to a verdict.
-use std::{cmp::Reverse, collections::BTreeMap, time::Instant};
+use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, time::Instant};
 
 use chrono::Utc;
 use tidegate_contracts::{
@@ -10,8 +10,8 @@ use tidegate_model::Input;
 use tidegate_telemetry::energy::{Energy, EnergyMeter, carbon};
 
 use crate::{
-    Evaluation, EvaluationError, Memory, check,
-    evidence::{Evidence, digest, start_of},
+    EvalExample, Evaluation, EvaluationError, Memory, check,
+    evidence::{Evidence, digest},
     judge::effect,
     stats::nearest_rank,
     suite::NO_LEAK,
@@ -20,22 +20,31 @@ use crate::{
 /// Inputs with answers that a gateway repeats before it serves.
 const GOLDEN: usize = 16;
 const GOLDEN_BYTES: usize = 2 << 10;
+/// Of a picture or a sound.
+const GOLDEN_PART_BYTES: usize = 16 << 10;
 
 /// Judges a candidate. Never fails: what cannot be measured blocks, and says why. `memory` spares
 /// the models what they have answered before; an empty one changes nothing but the time.
 #[must_use]
 pub fn evaluate(of: &Evaluation<'_>, memory: &mut Memory) -> Verdict {
+    let (examples, window_labels) = (read_by_any(of), read_by_champion(of));
+    let unread = of.examples.len() - examples.len();
+    let of = &Evaluation { examples: &examples, window_labels: &window_labels, ..*of };
     let began = Instant::now();
     let meter = EnergyMeter::detect();
     let stretch = meter.start();
     let examined = examine(of, memory, &meter);
-    let (checks, golden, environment) = match examined {
+    let (checks, golden, mut environment) = match examined {
         Ok(examined) => examined,
         Err(error) => {
             let refusal = Refusal::of(of, error.to_string());
             return Verdict { seconds: began.elapsed().as_secs_f64(), ..refusal.verdict() };
         }
     };
+    if unread > 0 {
+        let said = format!("{unread} held-out examples have no part that a model here reads");
+        environment.insert("sample.unread".to_owned(), said);
+    }
     let outcome = conclude(&checks);
     let fresh = of.examples.iter().filter(|example| example.fresh).count() as u64;
     Verdict {
@@ -62,6 +71,30 @@ pub fn evaluate(of: &Evaluation<'_>, memory: &mut Memory) -> Verdict {
         environment,
         golden,
     }
+}
+
+/// Held-out examples that the candidate or the champion reads: what one of them reads, the other is
+/// held against.
+fn read_by_any<'a>(of: &Evaluation<'a>) -> Cow<'a, [EvalExample]> {
+    let champion = of.champion.map(|champion| champion.predictor);
+    let reads = |example: &EvalExample| {
+        let input = &example.input;
+        of.candidate.predictor.reads(input) || champion.is_some_and(|model| model.reads(input))
+    };
+    only(of.examples, reads)
+}
+
+/// Labels that the champion can be asked about.
+fn read_by_champion<'a>(of: &Evaluation<'a>) -> Cow<'a, [EvalExample]> {
+    let Some(champion) = of.champion else { return Cow::Borrowed(of.window_labels) };
+    only(of.window_labels, |example| champion.predictor.reads(&example.input))
+}
+
+fn only(examples: &[EvalExample], reads: impl Fn(&EvalExample) -> bool) -> Cow<'_, [EvalExample]> {
+    if examples.iter().all(&reads) {
+        return Cow::Borrowed(examples);
+    }
+    Cow::Owned(examples.iter().filter(|example| reads(example)).cloned().collect())
 }
 
 type Examined = (Vec<CheckResult>, Vec<Golden>, BTreeMap<String, String>);
@@ -163,16 +196,25 @@ fn reasons(checks: &[CheckResult], outcome: Outcome) -> Vec<String> {
 /// Short inputs spread over the examples, with the candidate's answers to exactly these bytes.
 fn golden(of: &Evaluation<'_>) -> Result<Vec<Golden>, EvaluationError> {
     let step = of.examples.len().div_ceil(GOLDEN).max(1);
-    let texts = of.examples.iter().step_by(step).map(|e| start_of(&e.text, GOLDEN_BYTES));
-    let inputs: Vec<Input> =
-        texts.filter(|text| !text.is_empty()).map(|text| Input { text: text.to_owned() }).collect();
+    // What a bound leaves nothing of, or that the candidate does not read, it cannot repeat.
+    let readable = |input: &Input| {
+        let blank = input.is_text() && input.texts().is_empty();
+        !blank && of.candidate.predictor.reads(input)
+    };
+    let inputs: Vec<Input> = of
+        .examples
+        .iter()
+        .step_by(step)
+        .map(|example| example.input.bounded(GOLDEN_BYTES, GOLDEN_PART_BYTES))
+        .filter(readable)
+        .collect();
     if inputs.is_empty() {
         return Ok(vec![]);
     }
     let model = |source| EvaluationError::Model { who: "candidate", source };
     let answers = of.candidate.predictor.predict(&inputs).map_err(model)?;
     let pairs = inputs.into_iter().zip(answers);
-    Ok(pairs.map(|(i, a)| Golden { text: i.text, probabilities: a.probabilities }).collect())
+    Ok(pairs.map(|(input, answer)| input.into_golden(answer.probabilities)).collect())
 }
 
 fn energy(used: Energy, region: &str) -> EnergyEvidence {

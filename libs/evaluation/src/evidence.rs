@@ -33,6 +33,11 @@ pub trait Predictor: Sync {
     /// # Errors
     /// Whatever keeps the model from answering.
     fn predict(&self, inputs: &[Input]) -> Result<Vec<Scores>, ModelError>;
+
+    /// Whether it reads any part of this input. Only of such it is asked.
+    fn reads(&self, _input: &Input) -> bool {
+        true
+    }
 }
 
 impl Predictor for Model {
@@ -42,6 +47,10 @@ impl Predictor for Model {
 
     fn predict(&self, inputs: &[Input]) -> Result<Vec<Scores>, ModelError> {
         Self::predict(self, inputs)
+    }
+
+    fn reads(&self, input: &Input) -> bool {
+        Self::reads(self, input)
     }
 }
 
@@ -68,14 +77,14 @@ fn half(hash: &blake3::Hash) -> [u8; 16] {
 }
 
 /// One labelled example that judges.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EvalExample {
     /// The event it is from.
     pub id: EventId,
     /// Where that comes from.
     pub domain: Domain,
     /// What models see.
-    pub text: String,
+    pub input: Input,
     /// The class.
     pub label: Class,
     /// Fairness attributes.
@@ -131,17 +140,18 @@ impl Memory {
         &mut self,
         who: &'static str,
         subject: &Subject<'_>,
-        texts: &[&str],
+        inputs: &[&Input],
     ) -> Result<Vec<Scores>, EvaluationError> {
         let known = self.answers.entry(subject.id).or_default();
         if known.len() > REMEMBERED {
             known.clear();
         }
-        let keys: Vec<_> = texts.iter().map(|text| half(&blake3::hash(text.as_bytes()))).collect();
+        let key = |input: &&Input| half(&blake3::hash(&input.canonical()));
+        let keys: Vec<_> = inputs.iter().map(key).collect();
         let new: Vec<usize> =
             (0..keys.len()).filter(|&row| !known.contains_key(&keys[row])).collect();
-        let inputs = new.iter().map(|&row| Input { text: texts[row].to_owned() });
-        let answers = ask(who, subject.predictor, &inputs.collect::<Vec<_>>())?;
+        let asked: Vec<&Input> = new.iter().map(|&row| inputs[row]).collect();
+        let answers = ask(who, subject.predictor, &asked)?;
         known.extend(new.iter().map(|&row| keys[row]).zip(answers));
         Ok(keys.iter().map(|key| known[key].clone()).collect())
     }
@@ -154,20 +164,32 @@ impl Memory {
 fn ask(
     who: &'static str,
     predictor: &dyn Predictor,
-    inputs: &[Input],
+    inputs: &[&Input],
 ) -> Result<Vec<Scores>, EvaluationError> {
-    if inputs.is_empty() {
-        return Ok(vec![]);
+    let read: Vec<bool> = inputs.iter().map(|input| predictor.reads(input)).collect();
+    let readable = inputs.iter().zip(&read).filter(|(_, read)| **read);
+    let asked: Vec<Input> = readable.map(|(input, _)| (*input).clone()).collect();
+    if asked.is_empty() {
+        return Ok(inputs.iter().map(|_| no_idea(predictor)).collect());
     }
     let answers =
-        predictor.predict(inputs).map_err(|source| EvaluationError::Model { who, source })?;
-    if answers.len() != inputs.len() {
-        let (asked, answered) = (inputs.len(), answers.len());
+        predictor.predict(&asked).map_err(|source| EvaluationError::Model { who, source })?;
+    if answers.len() != asked.len() {
+        let (asked, answered) = (asked.len(), answers.len());
         return Err(EvaluationError::BadAnswer(format!(
             "the {who} was asked {asked} and answered {answered}"
         )));
     }
-    Ok(answers)
+    let mut answers = answers.into_iter();
+    let answer = |read: bool| if read { answers.next() } else { None };
+    let all = read.into_iter().map(answer);
+    Ok(all.map(|answer| answer.unwrap_or_else(|| no_idea(predictor))).collect())
+}
+
+/// What who cannot read the input has to say: every class is as likely.
+fn no_idea(predictor: &dyn Predictor) -> Scores {
+    let classes = predictor.labels().len();
+    Scores { probabilities: vec![1.0 / classes as f32; classes] }
 }
 
 /// Both models' answers to the same inputs.
@@ -231,11 +253,11 @@ impl<'a> Evidence<'a> {
         memory.keep_only(&subjects);
         let classes = classes(&of);
         let all: Vec<usize> = (0..of.examples.len()).collect();
-        let texts: Vec<&str> = of.examples.iter().map(|e| e.text.as_str()).collect();
-        let scores = memory.ask("candidate", &of.candidate, &texts)?;
+        let inputs: Vec<&Input> = of.examples.iter().map(|e| &e.input).collect();
+        let scores = memory.ask("candidate", &of.candidate, &inputs)?;
         let champion = match &of.champion {
             None => None,
-            Some(champion) => Some(memory.ask("champion", champion, &texts)?),
+            Some(champion) => Some(memory.ask("champion", champion, &inputs)?),
         };
         let clean = table(&of, &classes, all, &scores, champion.as_deref())?;
         let perturbed = perturbed(&of, &classes)?;
@@ -245,7 +267,11 @@ impl<'a> Evidence<'a> {
             candidate: of.candidate.predictor,
             champion: of.champion.map(|champion| champion.predictor),
         };
-        let inputs: Vec<Input> = newest(&of, 64).iter().map(|&row| input(&of, row)).collect();
+        let both_read = |input: &Input| {
+            pair.candidate.reads(input) && pair.champion.is_none_or(|model| model.reads(input))
+        };
+        let newest = newest(&of, 64, |example| both_read(&example.input));
+        let inputs: Vec<Input> = newest.iter().map(|&row| of.examples[row].input.clone()).collect();
         let limits = of.suite.limits();
         let latency = Latency::measure(pair, &inputs, Duration::from_millis(limits.latency_ms))?;
         let budget = Duration::from_millis(limits.throughput_ms);
@@ -265,10 +291,6 @@ impl<'a> Evidence<'a> {
             energy_method: meter.method(),
         })
     }
-}
-
-fn input(of: &Evaluation<'_>, row: usize) -> Input {
-    Input { text: of.examples[row].text.clone() }
 }
 
 fn classes(of: &Evaluation<'_>) -> Classes {
@@ -299,16 +321,17 @@ fn table(
     Ok(Table { examples, candidate, champion })
 }
 
-/// The newest examples, each class by its share, in order.
-fn newest(of: &Evaluation<'_>, count: usize) -> Vec<usize> {
-    if of.examples.len() <= count {
-        return (0..of.examples.len()).collect();
+/// The newest examples of those that are `wanted`, each class by its share, in order.
+fn newest(of: &Evaluation<'_>, count: usize, wanted: impl Fn(&EvalExample) -> bool) -> Vec<usize> {
+    let all: Vec<usize> = (0..of.examples.len()).filter(|&row| wanted(&of.examples[row])).collect();
+    if all.len() <= count {
+        return all;
     }
+    let share = count as f64 / all.len() as f64;
     let mut by_class = BTreeMap::<&Class, Vec<usize>>::new();
-    for (row, example) in of.examples.iter().enumerate() {
-        by_class.entry(&example.label).or_default().push(row);
+    for row in all {
+        by_class.entry(&of.examples[row].label).or_default().push(row);
     }
-    let share = count as f64 / of.examples.len() as f64;
     let take = |rows: Vec<usize>| {
         let quota = (rows.len() as f64 * share).round().max(1.0) as usize;
         rows.into_iter().rev().take(quota).collect::<Vec<_>>()
@@ -323,16 +346,18 @@ fn perturbed(
     of: &Evaluation<'_>,
     classes: &Classes,
 ) -> Result<Vec<(Perturbation, Table)>, EvaluationError> {
-    let rows = newest(of, of.suite.limits().perturbed_rows);
+    let has_text = |example: &EvalExample| !example.input.texts().is_empty();
+    let rows = newest(of, of.suite.limits().perturbed_rows, has_text);
     let digest = of.suite.reference().digest;
     let one = |perturbation: Perturbation| {
         let change = |&row: &usize| {
             let example = &of.examples[row];
             let seed = seed_of(&digest, example.id.as_str(), &perturbation);
-            let text = start_of(&example.text, PERTURBED_BYTES);
-            Input { text: perturbation.apply(text, seed) }
+            let change = |text: &str| perturbation.apply(start_of(text, PERTURBED_BYTES), seed);
+            example.input.with_text(change)
         };
         let inputs: Vec<Input> = rows.iter().map(change).collect();
+        let inputs: Vec<&Input> = inputs.iter().collect();
         let candidate = ask("candidate", of.candidate.predictor, &inputs)?;
         let champion = match of.champion {
             None => None,
@@ -394,8 +419,8 @@ fn agreement(
         of.window_labels.iter().partition(|example| known.contains(&example.label));
     let step = labelled.len().div_ceil(AGREEMENT_ROWS).max(1);
     let asked: Vec<&EvalExample> = labelled.into_iter().step_by(step).collect();
-    let texts: Vec<&str> = asked.iter().map(|example| example.text.as_str()).collect();
-    let answers = memory.ask("champion", champion, &texts)?;
+    let inputs: Vec<&Input> = asked.iter().map(|example| &example.input).collect();
+    let answers = memory.ask("champion", champion, &inputs)?;
 
     let mut unknown = unknown.len() as u64;
     let mut by_class = BTreeMap::<&Class, [(u64, u64); 2]>::new();
@@ -425,11 +450,11 @@ fn agreement(
 pub(crate) fn digest(examples: &[EvalExample]) -> ArtifactHash {
     let mut hasher = blake3::Hasher::new();
     for example in examples {
-        for part in
-            [example.domain.as_str(), example.id.as_str(), &example.text, example.label.as_str()]
-        {
+        let names = [example.domain.as_str(), example.id.as_str()].map(str::as_bytes);
+        let input = example.input.canonical();
+        for part in names.into_iter().chain([&*input, example.label.as_str().as_bytes()]) {
             hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part.as_bytes());
+            hasher.update(part);
         }
         hasher.update(&[u8::from(example.fresh)]);
     }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use tidegate_contracts::{CheckState, Layer, Outcome, Verdict};
 use tidegate_evaluation::{EvalExample, Evaluation, ExampleKey, Memory, Subject, Suite, evaluate};
-use toy::{Day, Toy, examples, generation, manifest};
+use toy::{Day, Toy, examples, generation, manifest, without_text};
 
 const EMAIL: &str = include_str!("../../../eval-suites/email/suite.yaml");
 const DEFAULT: &str = include_str!("../../../eval-suites/default/suite.yaml");
@@ -276,4 +276,54 @@ fn a_candidate_that_cannot_answer_is_blocked_with_what_it_said() {
     let verdict = Case { suite: &suite, candidate, champion: None, day, seed: 1 }.verdict();
     assert_eq!(verdict.outcome, Outcome::Blocked);
     assert!(verdict.reasons[0].contains("the candidate could not answer"), "{:?}", verdict.reasons);
+}
+
+#[test]
+fn examples_without_a_text_are_judged_and_robustness_says_why_it_is_not() {
+    let suite = quick(DEFAULT);
+    let day = Day { earlier: 400, fresh: 40, labels: 110, flipped: 0.0 };
+    let (champion, candidate) = equal(5);
+    let case = Case { suite: &suite, candidate, champion: Some(champion), day, seed: 5 };
+    let (mut held_out, mut labels) = examples(&day, 5);
+    without_text(&mut held_out);
+    without_text(&mut labels);
+    let verdict = case.verdict_on(&HashSet::new(), &held_out, &labels);
+    assert_eq!(verdict.outcome, Outcome::AutoPromote, "{:?}", verdict.reasons);
+    assert_eq!(check(&verdict, "accuracy"), CheckState::Pass);
+    let robust: Vec<_> =
+        verdict.checks.iter().filter(|check| check.layer == Layer::Robustness).collect();
+    assert_eq!(robust.len(), 2);
+    for check in robust {
+        assert_eq!(check.state, CheckState::NotApplicable);
+        assert!(check.reason.contains("none of 440 held-out examples has a text"), "{check:?}");
+    }
+    // What is asked again before it serves are the parts themselves.
+    assert_eq!(verdict.golden.len(), 16);
+    assert!(verdict.golden.iter().all(|golden| golden.text.is_empty() && !golden.parts.is_empty()));
+    let written = serde_json::to_vec(&verdict).unwrap();
+    let read: Verdict = serde_json::from_slice(&written).unwrap();
+    assert_eq!(read.golden, verdict.golden);
+}
+
+#[test]
+fn what_one_model_reads_the_other_is_held_against_and_what_none_reads_judges_nobody() {
+    let suite = quick(DEFAULT);
+    let day = Day { earlier: 400, fresh: 40, labels: 110, flipped: 0.0 };
+    let (mut held_out, mut labels) = examples(&day, 6);
+    let half = held_out.len() / 2;
+    without_text(&mut held_out[..half]);
+    without_text(&mut labels[..50]);
+    let verdict = |candidate: Toy, champion: Toy| {
+        let case = Case { suite: &suite, candidate, champion: Some(champion), day, seed: 6 };
+        case.verdict_on(&HashSet::new(), &held_out, &labels)
+    };
+    let (champion, candidate) = equal(6);
+    // It has lost what its champion reads.
+    let lost = verdict(candidate.clone().text_only(), champion.clone());
+    assert_eq!(lost.outcome, Outcome::Blocked, "{:?}", lost.reasons);
+    // Neither ever read it.
+    let both = verdict(candidate.text_only(), champion.text_only());
+    assert_eq!(both.outcome, Outcome::AutoPromote, "{:?}", both.reasons);
+    assert!(both.environment["sample.unread"].starts_with("220 held-out examples"));
+    assert_eq!(both.data.earlier + both.data.fresh, 220);
 }

@@ -5,7 +5,7 @@
 //!
 //! Text is subject and body without tags, the first 4,000 characters. 15 % of the mails are held
 //! out by the hash of their id: predicted, never learnt. `--share 0.4` ends after that share of
-//! the stream, which is what the recipe's defaults were chosen on. `--paths wide` learns with
+//! the stream, which is what the cold start's defaults were chosen on. `--paths wide` learns with
 //! the wide path alone, `deep` with the deep path alone, `all` prints the ablation.
 use std::{
     collections::BTreeMap,
@@ -124,7 +124,7 @@ fn predict(
     held_out: &mut Score,
 ) -> Result<(), Failure> {
     let model = Model::from_files(champion.files(), &Device::Cpu)?;
-    let inputs: Vec<Input> = batch.iter().map(|mail| Input { text: mail.text.clone() }).collect();
+    let inputs: Vec<Input> = batch.iter().map(|mail| Input::text(&*mail.text)).collect();
     for ((at, mail), scores) in (from..).zip(batch).zip(model.predict(&inputs)?) {
         let says_spam = model.labels()[scores.best().0].as_str() == "spam";
         if at >= SKIPPED {
@@ -164,7 +164,7 @@ fn publish(folder: &Path, job: &Job, trained: &Trained) -> Result<Verified, Fail
 fn example(mail: &corpus::Mail) -> Example {
     Example {
         id: EventId::new(mail.id.clone()),
-        input: Input { text: mail.text.clone() },
+        input: Input::text(&*mail.text),
         label: Class::new(if mail.spam { "spam" } else { "ham" }),
         weight: 1.0,
         domain: Domain::new("email"),

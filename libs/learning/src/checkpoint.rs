@@ -38,6 +38,9 @@ pub(crate) struct Stats {
     pub(crate) penalty: Option<f64>,
     /// Sum over steps of the fullest expert's share.
     pub(crate) load_max_sum: f64,
+    /// What a transfer knew before its first step, by name.
+    #[serde(default)]
+    pub(crate) transfer: BTreeMap<String, f64>,
 }
 
 /// How far a job is.
@@ -151,7 +154,7 @@ pub(crate) fn fingerprint(job: &Job, examples: &[Example]) -> ArtifactHash {
         field(example.id.as_str().as_bytes());
         field(example.label.as_str().as_bytes());
         field(&example.weight.to_le_bytes());
-        field(example.input.text.as_bytes());
+        field(&example.input.canonical());
         field(example.domain.as_str().as_bytes());
         field(&serde_json::to_vec(&example.groups).expect("groups are text"));
     }
@@ -185,7 +188,43 @@ impl CheckpointDir {
         for (_, path) in finished.into_iter().chain(unfinished) {
             fs::remove_file(&path).map_err(at(&path))?;
         }
-        Ok(())
+        self.forget_search(job)
+    }
+
+    /// Removes what an architecture search of `job` left.
+    pub(crate) fn forget_search(&self, job: &JobId) -> Result<(), LearningError> {
+        let search = self.search_path(job);
+        match fs::remove_dir_all(&search) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&search)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The folder of this job's architecture search.
+    pub(crate) fn of_search(&self, job: &JobId) -> Result<Self, LearningError> {
+        Self::open(self.search_path(job))
+    }
+
+    fn search_path(&self, job: &JobId) -> PathBuf {
+        self.path.join(format!("{}.search", prefix(job)))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Puts a small file in place of the one of this name: all of it or, after a kill, the old one.
+    pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), LearningError> {
+        let (path, temporary) = (self.path.join(name), self.path.join(format!("{name}.tmp")));
+        self.put(&temporary, &path, bytes)
+    }
+
+    fn put(&self, temporary: &Path, path: &Path, bytes: &[u8]) -> Result<(), LearningError> {
+        let mut file = fs::File::create(temporary).map_err(at(temporary))?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(temporary))?;
+        fs::rename(temporary, path).map_err(at(path))?;
+        // The rename itself is safe only when the folder is.
+        fs::File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(at(&self.path))
     }
 
     /// The newest checkpoint that is whole and of this very job and data. Others are passed over
@@ -224,11 +263,7 @@ impl CheckpointDir {
         let path = self.path.join(format!("{}-{step:012}.ckpt", prefix(job)));
         let own = format!("{}-{step:012}.{}.tmp", prefix(job), std::process::id());
         let temporary = self.path.join(own);
-        let mut file = fs::File::create(&temporary).map_err(at(&temporary))?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(at(&temporary))?;
-        fs::rename(&temporary, &path).map_err(at(&path))?;
-        // The rename itself is safe only when the folder is.
-        fs::File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(at(&self.path))?;
+        self.put(&temporary, &path, &bytes)?;
         let mut all = self.list(job, ".ckpt")?;
         all.sort();
         for (_, old) in &all[..all.len().saturating_sub(KEPT)] {

@@ -23,9 +23,23 @@ pub enum LearningError {
     /// Nothing to learn from.
     #[error("the window has no labelled training example: wait for labels and ask again")]
     EmptyWindow,
+    /// Nothing of the window is of a kind that the network reads.
+    #[error(
+        "none of the window's {examples} examples can be read; the first is `{id}`: {source} (a \
+         cold start learns to read what its window has)"
+    )]
+    Unread {
+        /// How many there are.
+        examples: usize,
+        /// The first of them.
+        id: EventId,
+        /// What is wrong with it.
+        source: ModelError,
+    },
     /// A classifier of one class would say nothing.
     #[error(
-        "all {examples} examples are of class `{class}`: a cold start needs at least two classes"
+        "all {examples} examples are of class `{class}`: a cold start needs at least two classes, \
+         and so does a transfer to a new head"
     )]
     OneClass {
         /// The class.
@@ -47,6 +61,14 @@ pub enum LearningError {
     /// The model's part: architecture, tokenizer, weights, device.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A file of the encoder that a cold start begins with is missing, or is another one.
+    #[error("encoder file {path}: {reason}")]
+    EncoderFile {
+        /// Where it should be.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// A file of the champion, or a checkpoint, is not what its name says.
     #[error("file `{file}` cannot be read: {reason}")]
     BadFile {
@@ -130,6 +152,9 @@ pub enum LearningError {
         /// For how many steps in a row.
         steps: u64,
     },
+    /// An architecture search came to nothing.
+    #[error("the architecture search found nothing: {0}")]
+    Search(String),
     /// Asked to stop. The checkpoint was written; the same call goes on from here.
     #[error("cancelled after step {step}; the next call goes on from its checkpoint")]
     Cancelled {
@@ -139,6 +164,18 @@ pub enum LearningError {
 }
 
 impl LearningError {
+    /// Whether training itself went astray, so that other numbers might do better.
+    pub(crate) const fn is_of_training(&self) -> bool {
+        matches!(
+            self,
+            Self::Diverged { .. }
+                | Self::Gradient { .. }
+                | Self::Exploding { .. }
+                | Self::Vanishing { .. }
+                | Self::Collapsed { .. }
+        )
+    }
+
     /// Whether the same job may succeed at another time: its input and recipe are not to blame.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {

@@ -1,7 +1,7 @@
 //! What is learnt from.
 use std::collections::BTreeMap;
 
-use tidegate_contracts::{Class, Curated, Domain, Event, EventId, Split};
+use tidegate_contracts::{Class, Curated, Domain, Event, EventId, Part, Split};
 use tidegate_model::Input;
 
 /// One labelled example.
@@ -11,7 +11,7 @@ pub struct Example {
     pub id: EventId,
     /// What the model sees.
     pub input: Input,
-    /// The class.
+    /// The class; without letters where there is none, and none is learnt.
     pub label: Class,
     /// Its share in the loss; finite and above 0.
     pub weight: f32,
@@ -22,8 +22,7 @@ pub struct Example {
 }
 
 impl Example {
-    /// A labelled record of the training side; nothing of any other: held out, without a label, or
-    /// without a text that a model could read.
+    /// A labelled record of the training side; nothing of any other: held out, or without a label.
     #[must_use]
     pub fn from_curated(record: &Curated) -> Option<Self> {
         if record.split != Split::Train {
@@ -32,18 +31,27 @@ impl Example {
         Self::from_event(&record.event)
     }
 
-    /// A labelled event with a text; nothing of any other. For who trains without a curator, and so
+    /// A labelled event; nothing of any other. For who trains without a curator, and so
     /// holds nothing out.
     #[must_use]
     pub fn from_event(event: &Event) -> Option<Self> {
         Some(Self {
             id: event.id.clone(),
-            input: Input::from_event(event).ok()?,
+            input: Input::from_event(event),
             label: event.label.clone()?,
             weight: event.weight as f32,
             domain: event.domain.clone(),
             groups: event.groups.clone(),
         })
+    }
+
+    /// An event with a text, labelled or not: what a job of next tokens learns from.
+    #[must_use]
+    pub fn of_text(event: &Event) -> Option<Self> {
+        event.parts.iter().find(|part| matches!(part, Part::Text(_)))?;
+        let mut event = event.clone();
+        event.label.get_or_insert_with(|| Class::new(""));
+        Self::from_event(&event)
     }
 }
 
@@ -69,16 +77,17 @@ mod tests {
     }
 
     #[test]
-    fn only_labelled_text_of_the_training_side_is_an_example() {
+    fn only_what_is_labelled_and_of_the_training_side_is_an_example() {
         let labelled = r#"{"id":"a","parts":[{"text":"hi"}],"label":"x","weight":2}"#;
         let example = Example::from_curated(&record(labelled, Split::Train)).unwrap();
-        assert_eq!((example.input.text.as_str(), example.label.as_str()), ("hi", "x"));
+        assert_eq!((&*example.input.texts(), example.label.as_str()), ("hi", "x"));
         assert!((example.weight - 2.0).abs() < f32::EPSILON);
         assert_eq!(Example::from_curated(&record(labelled, Split::Eval)), None);
         let unlabelled = r#"{"id":"a","parts":[{"text":"hi"}]}"#;
         assert_eq!(Example::from_curated(&record(unlabelled, Split::Train)), None);
         let no_text =
             r#"{"id":"a","parts":[{"features":{"values":{"n":{"number":1}}}}],"label":"x"}"#;
-        assert_eq!(Example::from_curated(&record(no_text, Split::Train)), None);
+        let example = Example::from_curated(&record(no_text, Split::Train)).unwrap();
+        assert_eq!(example.input.parts[0].name(), "features");
     }
 }

@@ -5,7 +5,8 @@ use burn::backend::Autodiff;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tidegate_contracts::{
-    ArtifactHash, CODE_VERSION, Class, FileEntry, GenerationId, JobId, JobKind, Manifest, Window,
+    ArtifactHash, CODE_VERSION, Class, FileEntry, GenerationId, JobId, JobKind, Manifest, SEARCH,
+    Window,
 };
 use tidegate_ledger::Verified;
 use tidegate_model::{CpuBackend, Device};
@@ -13,9 +14,10 @@ use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod, Measurement};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    CheckpointDir, Example, LearningError, Plan, Recipe,
+    CheckpointDir, Example, LearningError, Plan, Recipe, SearchProgress, Trains,
     clock::Clock,
     lesson::Lesson,
+    search::{self, SearchPlan},
     session::{Outcome, Prepared, Session},
 };
 
@@ -132,6 +134,9 @@ pub trait Observer: Send {
     fn progress(&mut self, progress: &Progress);
     /// A checkpoint is safe on disk.
     fn checkpoint(&mut self, step: u64, digest: ArtifactHash);
+    /// A step of an architecture search is done, or a candidate is judged. Those steps are not the
+    /// job's own, which begin when the search is over.
+    fn search(&mut self, _: &SearchProgress<'_>) {}
 }
 
 /// Looks away.
@@ -167,32 +172,61 @@ pub fn train(
     observer: &mut dyn Observer,
     cancel: &CancellationToken,
 ) -> Result<Trained, LearningError> {
+    check(job)?;
+    match &job.device {
+        Device::Cpu => {
+            let on = Default::default();
+            learn::<Autodiff<CpuBackend>>(job, examples, checkpoints, observer, cancel, on)
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(index) => {
+            let on = burn::backend::cuda::CudaDevice::new(*index);
+            learn::<Autodiff<tidegate_model::CudaBackend>>(
+                job,
+                examples,
+                checkpoints,
+                observer,
+                cancel,
+                on,
+            )
+        }
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => Err(no_cuda(job)),
+    }
+}
+
+/// The search, if there is to be one, and then the job itself.
+fn learn<B: Trains>(
+    job: &Job,
+    examples: &[Example],
+    checkpoints: &CheckpointDir,
+    observer: &mut dyn Observer,
+    cancel: &CancellationToken,
+    device: B::Device,
+) -> Result<Trained, LearningError> {
+    let mut found = None;
+    let mut searched = job.clone();
+    if job.kind == JobKind::ColdStart && job.recipe.search.is_on() {
+        let winner = search::run::<B>(job, examples, checkpoints, observer, cancel, &device)?;
+        searched.recipe.architecture = winner.architecture.clone();
+        found = Some(winner);
+    }
+    let job = &searched;
     let meter = EnergyMeter::detect();
     let clock = Clock::start(&meter);
-    check(job)?;
     if job.recipe.course(job.kind).max_joules > 0.0 && meter.method() == EnergyMethod::None {
         tracing::warn!(job = %job.id, "max_joules bounds nothing: this machine has no energy meter");
     }
     let resumed = checkpoints.newest(job, examples);
     let lesson = Lesson::prepare(job, examples, resumed.as_ref())?;
-    let outcome = match &job.device {
-        Device::Cpu => {
-            let mut session =
-                Session::<Autodiff<CpuBackend>>::open(job, &lesson, resumed, Default::default())?;
-            session.run(checkpoints, examples, clock, observer, cancel)?
-        }
-        #[cfg(feature = "cuda")]
-        Device::Cuda(index) => {
-            let device = burn::backend::cuda::CudaDevice::new(*index);
-            let mut session = Session::<Autodiff<tidegate_model::CudaBackend>>::open(
-                job, &lesson, resumed, device,
-            )?;
-            session.run(checkpoints, examples, clock, observer, cancel)?
-        }
-        #[cfg(not(feature = "cuda"))]
-        Device::Cuda(_) => return Err(no_cuda(job)),
-    };
-    let Outcome { files, metrics } = outcome;
+    let mut session = Session::<B>::open(job, &lesson, resumed, device)?;
+    let Outcome { mut files, mut metrics } =
+        session.run(checkpoints, examples, clock, observer, cancel)?;
+    if let Some(found) = found {
+        let log = serde_json::to_vec_pretty(&found.log).expect("a log has string keys only");
+        files.insert(SEARCH.to_owned(), log.into());
+        metrics.extend(found.metrics);
+    }
     Ok(Trained { files, labels: lesson.labels, metrics })
 }
 
@@ -210,22 +244,28 @@ pub fn plan(job: &Job, examples: &[Example]) -> Result<Plan, LearningError> {
         let energy = stretch.stop();
         Prepared { seconds: energy.seconds, joules: energy.joules.map(|joules| joules.0) }
     };
-    match &job.device {
+    let plan = match &job.device {
         Device::Cpu => {
             let session =
                 Session::<Autodiff<CpuBackend>>::open(job, &lesson, None, Default::default())?;
-            session.plan(&meter, prepared(stretch))
+            session.plan(&meter, prepared(stretch))?
         }
         #[cfg(feature = "cuda")]
         Device::Cuda(index) => {
             let device = burn::backend::cuda::CudaDevice::new(*index);
             let session =
                 Session::<Autodiff<tidegate_model::CudaBackend>>::open(job, &lesson, None, device)?;
-            session.plan(&meter, prepared(stretch))
+            session.plan(&meter, prepared(stretch))?
         }
         #[cfg(not(feature = "cuda"))]
-        Device::Cuda(_) => Err(no_cuda(job)),
+        Device::Cuda(_) => return Err(no_cuda(job)),
+    };
+    if job.kind != JobKind::ColdStart || !job.recipe.search.is_on() {
+        return Ok(plan);
     }
+    let step_s = plan.time.steps_s / plan.work.steps.max(1) as f64;
+    let search = Some(SearchPlan::of(&job.recipe, plan.work.classes, step_s)?);
+    Ok(Plan { search, ..plan })
 }
 
 /// What is wrong whatever the examples.

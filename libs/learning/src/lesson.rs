@@ -1,16 +1,21 @@
 //! What one job learns from, as the network sees it.
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use tidegate_contracts::{Class, JobKind};
+use tidegate_contracts::{Class, Domain, FeatureValue, JobKind, Part};
 use tidegate_model::{
-    ARCHITECTURE, Architecture, Features, Featurizer, Input, LABELS, ModelError, TOKENIZER,
-    Tokenizer,
+    ARCHITECTURE, Architecture, FEATURE_SCALES, Features, Featurizer, Input, LABELS, Modality,
+    ModelError, Pretrained, Scales, TOKENIZER, Task, Tokenizer,
 };
 
 use crate::{
-    Course, Example, Job, LearningError, REPLAY, Replay,
+    Course, Example, Job, LearningError, NewLabels, REPLAY, Replay,
     checkpoint::Checkpoint,
+    held_back::hold_back,
     replay::Remembered,
     sampler::{self, Sampler},
 };
@@ -25,6 +30,7 @@ const REPLAY_STREAM: u64 = u64::MAX;
 #[derive(Debug, Clone)]
 pub(crate) struct Item {
     pub(crate) features: Features,
+    /// 0 where no classes are learnt.
     pub(crate) class: usize,
     pub(crate) weight: f32,
     /// Indices of [`Lesson::groups`].
@@ -36,20 +42,38 @@ pub(crate) struct Item {
 /// A job's data.
 #[derive(Debug)]
 pub(crate) struct Lesson {
-    /// The champion's classes, then new ones by name.
+    /// The champion's classes, or those of them that are kept, then new ones by name; none where
+    /// next tokens are learnt.
     pub(crate) labels: Vec<Class>,
-    /// How many of them the champion knows.
+    /// How many of them the champion knows: the first ones.
     pub(crate) known: usize,
+    /// For each of those, the champion's index.
+    pub(crate) columns: Vec<usize>,
+    /// Classes of the champion, kept or not.
+    pub(crate) of_champion: usize,
+    /// Routed experts that this job adds to each layer.
+    pub(crate) added: usize,
+    /// With the architecture of the generation.
     pub(crate) featurizer: Featurizer,
+    /// What fresh weights are made from; nothing where they are noise, or are there already.
+    pub(crate) pretrained: Option<Pretrained>,
     /// Fairness groups as `name=value`, sorted.
     groups: Vec<String>,
     /// The window.
     pub(crate) fresh: Vec<Item>,
+    /// Its part that is not learnt from; of a transfer.
+    pub(crate) held_back: Vec<Item>,
+    /// Its domains, with the examples of each.
+    pub(crate) domains: BTreeMap<Domain, usize>,
+    /// Examples of the window that the network cannot read.
+    pub(crate) unread: usize,
     /// What is replayed: the champion's buffer.
     pub(crate) before: Replay,
     /// What the new generation remembers.
     pub(crate) after: Replay,
     pub(crate) sampler: Sampler,
+    /// What each class's weights are multiplied by.
+    balance: Vec<f32>,
     pub(crate) steps: u64,
     /// Whether `max_steps` is why they are not more.
     pub(crate) cut: bool,
@@ -66,38 +90,139 @@ impl Lesson {
         let newest = &examples[examples.len().saturating_sub(course.max_examples)..];
         check(newest)?;
         let champion = job.start.files();
-        let old = champion.map(read_labels).transpose()?.unwrap_or_default();
-        let known = old.len();
-        let labels = with_new(old, newest);
-        if labels.len() < 2 {
-            let class = labels[0].clone();
-            return Err(LearningError::OneClass { class, examples: newest.len() });
-        }
-        let featurizer = match champion {
-            Some(files) => read_featurizer(files)?,
-            None => new_featurizer(job, newest, resumed)?,
+        let transfer = &job.recipe.transfer;
+        let share = if job.kind == JobKind::Transfer { transfer.held_back } else { 0.0 };
+        let (learnt, held) = if share > 0.0 {
+            let (learnt, held) = hold_back(newest, share, job.seed);
+            (Cow::Owned(learnt), held)
+        } else {
+            (Cow::Borrowed(newest), Vec::new())
         };
-        let before = match champion.and_then(|files| files.get(REPLAY)) {
-            Some(bytes) if job.kind == JobKind::HotUpdate => Replay::from_bytes(bytes)?,
+        let (featurizer, pretrained, added) = match champion {
+            Some(files) => {
+                let mut featurizer = read_featurizer(files, &learnt)?;
+                let expansion = &job.recipe.method(job.kind).expansion;
+                let (architecture, added) = expansion.of(featurizer.architecture)?;
+                featurizer.architecture = architecture;
+                (featurizer, None, added)
+            }
+            None => {
+                let (featurizer, pretrained) = new_featurizer(job, &learnt, resumed)?;
+                (featurizer, pretrained, 0)
+            }
+        };
+        let task = featurizer.architecture.task;
+        if task == Task::NextToken {
+            refuse_what_needs_classes(job)?;
+        }
+        let Window { examples: learnt, features, unread } =
+            Window::read(job, &featurizer, &learnt)?;
+        let held = Window::read(job, &featurizer, &held)?;
+        let learnt = &learnt[..];
+        let all: Vec<&Example> = learnt.iter().chain(&held.examples).copied().collect();
+        let old = champion.map(read_labels).transpose()?.unwrap_or_default();
+        let of_champion = old.len();
+        let (labels, columns) = match task {
+            Task::Classification => labels(job, old, &all),
+            Task::NextToken => (Vec::new(), Vec::new()),
+        };
+        let known = columns.len();
+        if task == Task::Classification && labels.len() < 2 {
+            let class = labels[0].clone();
+            return Err(LearningError::OneClass { class, examples: all.len() });
+        }
+        let mut before = match champion.and_then(|files| files.get(REPLAY)) {
+            Some(bytes) if job.kind == JobKind::HotUpdate || transfer.keep_replay => {
+                Replay::from_bytes(bytes)?
+            }
             _ => Replay::default(),
         };
+        if known < of_champion {
+            before.keep_classes(&labels);
+        }
         let after = match resumed.and_then(|checkpoint| checkpoint.files.get(REPLAY)) {
             Some(bytes) => Replay::from_bytes(bytes)?,
-            None => remember(job, &before, newest),
+            None => remember(job, &before, &all, &featurizer),
         };
-        let sampler = sampler(job, course, newest, &before);
+        let sampler = sampler(job, course, learnt, &before, &featurizer);
         let wanted = sampler.steps() * course.epochs;
         let cut = course.max_steps > 0 && course.max_steps < wanted;
         let steps = if cut { course.max_steps } else { wanted };
-        let groups = groups(newest, &before);
-        let mut fresh = items(&featurizer, &labels, &groups, newest)?;
-        balance(&mut fresh, labels.len(), course.balance);
-        Ok(Self { labels, known, featurizer, groups, fresh, before, after, sampler, steps, cut })
+        let groups = groups(&all, &before);
+        let mut fresh = items(features, &labels, &groups, learnt);
+        let balance = if task == Task::Classification {
+            let index: BTreeMap<&Class, usize> = labels.iter().zip(0..).collect();
+            let replayed = before.items().iter().map(|item| (index[&item.class], item.weight));
+            let new = shares(fresh.iter().map(|item| (item.class, item.weight)), labels.len());
+            let shares = mixed(&new, &shares(replayed, labels.len()), sampler.replayed());
+            balance(&shares, course.balance)
+        } else {
+            vec![1.0]
+        };
+        fresh.iter_mut().for_each(|item| item.weight *= balance[item.class]);
+        let held_back = items(held.features, &labels, &groups, &held.examples);
+        let mut domains = BTreeMap::new();
+        for example in &all {
+            *domains.entry(example.domain.clone()).or_default() += 1;
+        }
+        Ok(Self {
+            labels,
+            known,
+            columns,
+            of_champion,
+            added,
+            featurizer,
+            pretrained,
+            groups,
+            fresh,
+            held_back,
+            domains,
+            unread: unread + held.unread,
+            before,
+            after,
+            sampler,
+            balance,
+            steps,
+            cut,
+        })
+    }
+
+    /// What is learnt.
+    pub(crate) fn task(&self) -> Task {
+        self.featurizer.architecture.task
+    }
+
+    /// Columns of the network's head.
+    pub(crate) fn outputs(&self) -> usize {
+        self.featurizer.architecture.outputs(self.labels.len())
+    }
+
+    /// Whether the champion's columns are not simply those of the first classes.
+    pub(crate) fn is_relabelled(&self) -> bool {
+        self.known < self.of_champion
+    }
+
+    /// The champion's index of each class; nothing for a new one.
+    pub(crate) fn all_columns(&self) -> Vec<Option<usize>> {
+        let new = std::iter::repeat_n(None, self.labels.len() - self.known);
+        self.columns.iter().copied().map(Some).chain(new).collect()
+    }
+
+    /// Features of other examples of its classes, of those that can be read.
+    pub(crate) fn features_of(
+        &self,
+        job: &Job,
+        examples: &[Example],
+    ) -> Result<Vec<Item>, LearningError> {
+        let window = Window::read(job, &self.featurizer, examples)?;
+        Ok(items(window.features, &self.labels, &self.groups, &window.examples))
     }
 
     /// Features of what is replayed, by index.
     pub(crate) fn recall(&self, chosen: &[usize]) -> Result<Vec<Item>, LearningError> {
-        self.items_of(chosen.iter().map(|&at| &self.before.items()[at]))
+        let mut items = self.items_of(chosen.iter().map(|&at| &self.before.items()[at]))?;
+        items.iter_mut().for_each(|item| item.weight *= self.balance[item.class]);
+        Ok(items)
     }
 
     /// Fairness groups of an example, as `name=value`.
@@ -110,13 +235,17 @@ impl Lesson {
         &self,
         remembered: impl Iterator<Item = &'a Remembered> + Clone,
     ) -> Result<Vec<Item>, LearningError> {
-        let inputs: Vec<Input> =
-            remembered.clone().map(|item| Input { text: item.text.clone() }).collect();
+        let inputs: Vec<&Input> = remembered.clone().map(|item| &item.input).collect();
         let features = self.featurizer.features_all(&inputs)?;
         let item = |(features, item): (Features, &Remembered)| {
-            let class = self.labels.iter().position(|label| *label == item.class);
-            // A buffer travels with the labels it was filled by.
-            let class = class.expect("a remembered class is one of the champion's");
+            let class = match self.task() {
+                // A buffer travels with the labels it was filled by.
+                Task::Classification => {
+                    let class = self.labels.iter().position(|label| *label == item.class);
+                    class.expect("a remembered class is one of the champion's")
+                }
+                Task::NextToken => 0,
+            };
             let logits = item.logits.iter().map(|logit| logit.to_f32()).collect();
             let groups = indices(&self.groups, &item.groups);
             Item { features, class, weight: item.weight, groups, logits }
@@ -135,7 +264,45 @@ fn check(examples: &[Example]) -> Result<(), LearningError> {
     }
 }
 
-fn with_new(mut labels: Vec<Class>, examples: &[Example]) -> Vec<Class> {
+/// What is defined by classes.
+fn refuse_what_needs_classes(job: &Job) -> Result<(), LearningError> {
+    let recipe = &job.recipe;
+    if job.kind == JobKind::Transfer {
+        let need = "a transfer is measured by classes: where next tokens are learnt, order a hot \
+                    update over the other domain";
+        let (field, value) = ("architecture.task".to_owned(), "next_token".to_owned());
+        return Err(LearningError::Recipe { field, value, need });
+    }
+    for (field, value) in [
+        ("distillation.fresh_weight", recipe.distillation.fresh_weight),
+        ("der.alpha", recipe.der.alpha),
+        ("ewc.weight", recipe.ewc.weight),
+    ] {
+        if value > 0.0 {
+            let need = "only classes are learnt so: 0 is needed where next tokens are";
+            let (field, value) = (field.to_owned(), value.to_string());
+            return Err(LearningError::Recipe { field, value, need });
+        }
+    }
+    Ok(())
+}
+
+/// The classes of the generation, and the champion's index of those that it knows, which come first.
+fn labels(job: &Job, old: Vec<Class>, examples: &[&Example]) -> (Vec<Class>, Vec<usize>) {
+    let is_there: BTreeSet<&Class> = examples.iter().map(|example| &example.label).collect();
+    let shared: Vec<usize> = (0..old.len()).filter(|&at| is_there.contains(&old[at])).collect();
+    let replaces = match job.recipe.transfer.labels {
+        _ if job.kind != JobKind::Transfer => false,
+        NewLabels::Append => false,
+        NewLabels::Replace => true,
+        NewLabels::Auto => shared.is_empty(),
+    };
+    let columns: Vec<usize> = if replaces { shared } else { (0..old.len()).collect() };
+    let kept = columns.iter().map(|&at| old[at].clone()).collect();
+    (with_new(kept, examples), columns)
+}
+
+fn with_new(mut labels: Vec<Class>, examples: &[&Example]) -> Vec<Class> {
     let new: BTreeSet<&Class> =
         examples.iter().map(|e| &e.label).filter(|label| !labels.contains(label)).collect();
     let new: Vec<Class> = new.into_iter().cloned().collect();
@@ -162,32 +329,125 @@ fn read_labels(files: &BTreeMap<String, Bytes>) -> Result<Vec<Class>, LearningEr
     read_json(files, LABELS)
 }
 
-fn read_featurizer(files: &BTreeMap<String, Bytes>) -> Result<Featurizer, LearningError> {
+/// The champion's, with scales of the features that are new in the window.
+fn read_featurizer(
+    files: &BTreeMap<String, Bytes>,
+    examples: &[Example],
+) -> Result<Featurizer, LearningError> {
     let architecture: Architecture = read_json(files, ARCHITECTURE)?;
     architecture.validate()?;
     let tokenizer = Tokenizer::from_bytes(file(files, TOKENIZER)?)?;
-    Ok(Featurizer { tokenizer, architecture })
+    let mut featurizer = Featurizer::new(tokenizer, architecture);
+    if featurizer.architecture.modalities.contains(&Modality::Features) {
+        let old = Scales::from_bytes(file(files, FEATURE_SCALES)?)?;
+        featurizer.scales = Arc::new(old.learn(tables(examples)));
+    }
+    Ok(featurizer)
 }
 
-/// A cold start learns its tokenizer, or finds it in its checkpoint.
+/// All tabular features of a window.
+fn tables(examples: &[Example]) -> impl Iterator<Item = &BTreeMap<String, FeatureValue>> {
+    examples.iter().flat_map(|example| &example.input.parts).filter_map(|part| match part {
+        Part::Features(values) => Some(values),
+        _ => None,
+    })
+}
+
+/// One in so many examples must have a kind of part for a cold start to read it.
+const ONE_IN: usize = 100;
+
+/// Kinds of parts that enough of the window has, as far as the recipe gives them a size.
+fn found<'a>(
+    architecture: &'a Architecture,
+    examples: &'a [Example],
+) -> impl Iterator<Item = Modality> + 'a {
+    Modality::ALL.into_iter().filter(move |&modality| {
+        let has = |example: &&Example| {
+            example.input.parts.iter().any(|part| Modality::of(part) == Some(modality))
+        };
+        let count = examples.iter().filter(has).count();
+        count > 0 && count * ONE_IN >= examples.len() && architecture.can_read(modality)
+    })
+}
+
+/// What of a window the network can read.
+struct Window<'a> {
+    examples: Vec<&'a Example>,
+    features: Vec<Features>,
+    unread: usize,
+}
+
+impl<'a> Window<'a> {
+    /// Leaves out, with a warning, what cannot be read: one broken picture is no reason to learn
+    /// nothing.
+    fn read(
+        job: &Job,
+        featurizer: &Featurizer,
+        newest: &'a [Example],
+    ) -> Result<Self, LearningError> {
+        let mut window = Self { examples: Vec::new(), features: Vec::new(), unread: 0 };
+        let mut first = None;
+        let inputs: Vec<&Input> = newest.iter().map(|example| &example.input).collect();
+        for (example, features) in newest.iter().zip(featurizer.features_each(&inputs)) {
+            match features {
+                Ok(features) => {
+                    window.examples.push(example);
+                    window.features.push(features);
+                }
+                Err(error @ (ModelError::BadPart { .. } | ModelError::NothingToRead { .. })) => {
+                    window.unread += 1;
+                    first.get_or_insert((example.id.clone(), error));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some((id, error)) = first {
+            let unread = window.unread;
+            if window.examples.is_empty() {
+                return Err(LearningError::Unread { examples: unread, id, source: error });
+            }
+            tracing::warn!(job = %job.id, unread, %id, %error, "examples cannot be read");
+        }
+        Ok(window)
+    }
+}
+
+/// A cold start reads the kinds of parts that its window has. It learns its tokenizer, or takes its
+/// encoder's, which comes along; one that goes on finds all in its checkpoint.
 fn new_featurizer(
     job: &Job,
     examples: &[Example],
     resumed: Option<&Checkpoint>,
-) -> Result<Featurizer, LearningError> {
-    let architecture = job.recipe.architecture.clone();
-    let tokenizer = match resumed.and_then(|checkpoint| checkpoint.files.get(TOKENIZER)) {
-        Some(bytes) => Tokenizer::from_bytes(bytes)?,
+) -> Result<(Featurizer, Option<Pretrained>), LearningError> {
+    if let Some(checkpoint) = resumed {
+        return Ok((read_featurizer(&checkpoint.files, examples)?, None));
+    }
+    let wanted = &job.recipe.architecture;
+    let (mut architecture, tokenizer, pretrained) = match &job.recipe.encoder {
+        Some(encoder) => {
+            let pretrained = encoder.read()?;
+            let architecture = pretrained.architecture(wanted, &encoder.upcycling)?;
+            let tokenizer = pretrained.tokenizer(architecture.context)?;
+            (architecture, tokenizer, Some(pretrained))
+        }
         None => {
-            let texts: Vec<&str> = examples.iter().map(|e| e.input.text.as_str()).collect();
-            Tokenizer::train(&texts, architecture.vocab)?
+            let texts: Vec<_> = examples.iter().map(|e| e.input.texts()).collect();
+            let tokenizer = Tokenizer::train(&texts, wanted.tokenizer_vocab())?;
+            (wanted.clone(), tokenizer, None)
         }
     };
-    Ok(Featurizer { tokenizer, architecture })
+    if architecture.task == Task::Classification {
+        architecture.modalities.extend(found(wanted, examples));
+    }
+    let mut featurizer = Featurizer::new(tokenizer, architecture);
+    if featurizer.architecture.modalities.contains(&Modality::Features) {
+        featurizer.scales = Arc::new(Scales::default().learn(tables(examples)));
+    }
+    Ok((featurizer, pretrained))
 }
 
 /// The most common pairs of name and value, sorted.
-fn groups(examples: &[Example], before: &Replay) -> Vec<String> {
+fn groups(examples: &[&Example], before: &Replay) -> Vec<String> {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let remembered = before.items().iter().map(|item| &item.groups);
     for groups in examples.iter().map(|example| &example.groups).chain(remembered) {
@@ -212,62 +472,101 @@ fn indices(groups: &[String], of: &BTreeMap<String, String>) -> Vec<usize> {
 }
 
 fn items(
-    featurizer: &Featurizer,
+    features: Vec<Features>,
     labels: &[Class],
     groups: &[String],
-    examples: &[Example],
-) -> Result<Vec<Item>, LearningError> {
+    examples: &[&Example],
+) -> Vec<Item> {
     let index: BTreeMap<&Class, usize> = labels.iter().zip(0..).collect();
-    let mut items = Vec::with_capacity(examples.len());
-    // By chunks, so that texts are not all there twice.
-    for chunk in examples.chunks(1_024) {
-        let inputs: Vec<Input> = chunk.iter().map(|e| e.input.clone()).collect();
-        let features = featurizer.features_all(&inputs)?;
-        items.extend(chunk.iter().zip(features).map(|(example, features)| Item {
-            features,
-            class: index[&example.label],
-            weight: example.weight,
-            groups: indices(groups, &example.groups),
-            logits: Vec::new(),
-        }));
-    }
-    Ok(items)
+    let item = |(example, features): (&&Example, Features)| Item {
+        features,
+        class: if labels.is_empty() { 0 } else { index[&example.label] },
+        weight: example.weight,
+        groups: indices(groups, &example.groups),
+        logits: Vec::new(),
+    };
+    examples.iter().zip(features).map(item).collect()
 }
 
-/// Multiplies weights by `share^-exponent` of their class, and keeps their sum.
-fn balance(items: &mut [Item], classes: usize, exponent: f64) {
-    let sum = |items: &[Item]| items.iter().map(|item| f64::from(item.weight)).sum::<f64>();
-    let total = sum(items);
-    let mut of_class = vec![0.0; classes];
-    for item in &*items {
-        of_class[item.class] += f64::from(item.weight);
+/// Each class's share of the weights; all 0 of nothing.
+fn shares(weights: impl Iterator<Item = (usize, f32)>, classes: usize) -> Vec<f64> {
+    let mut shares = vec![0.0; classes];
+    for (class, weight) in weights {
+        shares[class] += f64::from(weight);
     }
-    for item in &mut *items {
-        item.weight *= (of_class[item.class] / total).powf(-exponent) as f32;
+    let total = shares.iter().sum::<f64>();
+    if total > 0.0 {
+        shares.iter_mut().for_each(|share| *share /= total);
     }
-    let scale = (total / sum(items)) as f32;
-    items.iter_mut().for_each(|item| item.weight *= scale);
+    shares
 }
 
-fn remember(job: &Job, before: &Replay, examples: &[Example]) -> Replay {
+/// Those of batches of which so large a part is replayed.
+fn mixed(fresh: &[f64], replayed: &[f64], part: f64) -> Vec<f64> {
+    fresh.iter().zip(replayed).map(|(f, r)| (1.0 - part) * f + part * r).collect()
+}
+
+/// What the weights of each class are multiplied by: `share^-exponent`, scaled so that all weights
+/// together stay what they were.
+fn balance(shares: &[f64], exponent: f64) -> Vec<f32> {
+    let raised = |share: &f64| if *share > 0.0 { share.powf(-exponent) } else { 0.0 };
+    let sum: f64 = shares.iter().map(|share| share * raised(share)).sum();
+    shares.iter().map(|share| (raised(share) / sum) as f32).collect()
+}
+
+fn remember(job: &Job, before: &Replay, examples: &[&Example], featurizer: &Featurizer) -> Replay {
     let rehearsal = &job.recipe.rehearsal;
     let mut rng = sampler::rng(job.seed, REPLAY_STREAM);
     let mut replay = before.clone();
     replay.balance_by(&rehearsal.balance_by);
     for example in examples {
-        replay.offer(Remembered::new(example, rehearsal.text_bytes), rehearsal, &mut rng);
+        let remembered = Remembered::new(example, rehearsal);
+        // A picture that no bound can hold is not remembered.
+        if featurizer.reads(&remembered.input) {
+            replay.offer(remembered, rehearsal, &mut rng);
+        }
     }
     replay
 }
 
-fn sampler(job: &Job, course: &Course, examples: &[Example], before: &Replay) -> Sampler {
+fn sampler(
+    job: &Job,
+    course: &Course,
+    examples: &[&Example],
+    before: &Replay,
+    featurizer: &Featurizer,
+) -> Sampler {
     let share = job.recipe.rehearsal.share;
     let replay = if share > 0.0 { before.items() } else { &[] };
     Sampler {
-        fresh: examples.iter().map(|e| e.input.text.len()).collect(),
-        replay: replay.iter().map(|item| item.text.len()).collect(),
+        fresh: examples.iter().map(|e| featurizer.length(&e.input)).collect(),
+        replay: replay.iter().map(|item| featurizer.length(&item.input)).collect(),
         batch: course.batch,
         share,
         seed: job.seed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rare_class_counts_for_more_and_all_together_for_the_same() {
+        let new = shares([(0, 1.0), (0, 2.0), (1, 1.0)].into_iter(), 3);
+        assert_eq!(new, [0.75, 0.25, 0.0]);
+        let old = shares([(2, 1.0)].into_iter(), 3);
+        let both = mixed(&new, &old, 0.5);
+        assert_eq!(both, [0.375, 0.125, 0.5]);
+        for exponent in [0.0, 0.5, 1.0] {
+            let factors = balance(&both, exponent);
+            let mass: f64 = both.iter().zip(&factors).map(|(s, f)| s * f64::from(*f)).sum();
+            assert!((mass - 1.0).abs() < 1e-6, "{exponent}: {factors:?}");
+        }
+        // At 1 every class is alike.
+        let alike = balance(&both, 1.0);
+        assert!((both[0] * f64::from(alike[0]) - both[2] * f64::from(alike[2])).abs() < 1e-6);
+        // Nothing replayed: the window alone decides; a class that is not there has no weight.
+        assert_eq!(balance(&mixed(&new, &shares([].into_iter(), 3), 0.0), 0.5)[2], 0.0);
     }
 }

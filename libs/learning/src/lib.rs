@@ -23,6 +23,7 @@ mod diagnosis;
 mod error;
 mod example;
 mod fisher;
+mod held_back;
 mod job;
 mod lesson;
 mod loss;
@@ -32,7 +33,9 @@ mod plan;
 mod recipe;
 mod replay;
 mod sampler;
+mod search;
 mod session;
+mod successor;
 mod teacher;
 mod writer;
 
@@ -48,10 +51,13 @@ pub use plan::{
     Energy, Finding, Memory, Parameters, PeakMemory, Plan, Probe, Time, TrainedShare, Work,
 };
 pub use recipe::{
-    Alerts, BalanceBy, Balancing, Checkpoints, Compute, Course, Der, Distillation, Ewc, L2ToStart,
-    Method, Precision, Recipe, Rehearsal, Train, Watching,
+    Alerts, BalanceBy, Balancing, Checkpoints, Course, Der, Distillation, EncoderFiles, Ewc,
+    Expansion, L2ToStart, Method, NewLabels, Precision, Recipe, Rehearsal, Search, Space, Train,
+    Transfer, Watching,
 };
 pub use replay::{REPLAY, Replay};
+pub use search::{SearchPlan, SearchProgress};
+pub use tidegate_model::Compute;
 
 /// File of a generation: the state of the deep path's optimiser.
 pub const OPTIMIZER: &str = "optimizer.safetensors";
@@ -61,5 +67,9 @@ pub const FISHER: &str = "fisher.safetensors";
 
 /// File of a generation: what its training showed of its inside; a [`Diagnosis`].
 pub const DIAGNOSIS: &str = "diagnosis.json";
+
+/// File of a generation that a transfer made: what it kept of its source, and what was known of the
+/// new domain before and after.
+pub const TRANSFER: &str = "transfer.json";
 
 pub(crate) use tidegate_model::Learns as Trains;

@@ -86,20 +86,40 @@ pub(crate) fn accumulate<B: Trains>(
     setting: Setting<'_>,
     device: &B::Device,
 ) -> Pass<B> {
-    let (rows, classes) = (features.len(), network.classes());
+    let classes = network.classes();
+    in_parts(features, setting, |Part { texts, share }| {
+        let wide = &wide[texts.start * classes..texts.end * classes];
+        let targets = targets.rows(&texts, classes);
+        pass(network, &features[texts], wide, &targets, share, setting, device)
+    })
+}
+
+/// A micro-batch.
+pub(crate) struct Part {
+    /// Of the batch.
+    pub(crate) texts: Range<usize>,
+    /// Of the batch's tokens.
+    pub(crate) share: f64,
+}
+
+/// Adds up what `pass` finds in each micro-batch.
+pub(crate) fn in_parts<B: Trains>(
+    features: &[&Features],
+    setting: Setting<'_>,
+    pass: impl Fn(Part) -> Pass<B>,
+) -> Pass<B> {
+    let rows = features.len();
     let size = match setting.course.micro_batch {
         0 => rows,
         size => size.min(rows),
     };
-    let tokens = |rows: Range<usize>| -> usize {
-        features[rows].iter().map(|features| features.tokens.len().max(1)).sum()
+    let tokens = |texts: Range<usize>| -> usize {
+        features[texts].iter().map(|features| features.rows()).sum()
     };
     let all = tokens(0..rows) as f64;
-    let part = |rows: Range<usize>| {
-        let wide = &wide[rows.start * classes..rows.end * classes];
-        let targets = targets.rows(&rows, classes);
-        let share = tokens(rows.clone()) as f64 / all;
-        pass(network, &features[rows], wide, &targets, share, setting, device)
+    let part = |texts: Range<usize>| {
+        let share = tokens(texts.clone()) as f64 / all;
+        pass(Part { texts, share })
     };
     let mut whole = part(0..size);
     for start in (size..rows).step_by(size) {
@@ -116,6 +136,24 @@ pub(crate) fn accumulate<B: Trains>(
         }
     }
     whole
+}
+
+/// Loss of the wide path alone, and its gradient `[batch, classes]`: cross entropy with the labels.
+///
+/// `wide`: its logits, `[batch, classes]`; `label`: as in [`Targets`].
+pub(crate) fn wide_alone(wide: &[f32], label: &[f32], classes: usize) -> (f32, Vec<f32>) {
+    let (mut loss, mut gradient) = (0.0, Vec::with_capacity(wide.len()));
+    for (logits, label) in wide.chunks_exact(classes).zip(label.chunks_exact(classes)) {
+        let weight: f32 = label.iter().sum();
+        let answer = softened(logits, 1.0);
+        for (answer, label) in answer.iter().zip(label) {
+            if *label > 0.0 {
+                loss -= label * answer.max(f32::MIN_POSITIVE).ln();
+            }
+            gradient.push(weight * answer - label);
+        }
+    }
+    (loss, gradient)
 }
 
 /// Adds what a router did with more texts.
@@ -195,7 +233,7 @@ fn pass<B: Trains>(
     }
 }
 
-fn scalar<B: Trains>(loss: Tensor<B, 1>) -> f32 {
+pub(crate) fn scalar<B: Trains>(loss: Tensor<B, 1>) -> f32 {
     let data = loss.detach().into_data().convert::<f32>();
     data.into_vec::<f32>().expect("converted to f32 in the line above")[0]
 }
@@ -212,7 +250,7 @@ pub(crate) fn softened(logits: &[f32], t: f32) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use burn::backend::{Autodiff, Flex};
-    use tidegate_model::{Architecture, Weights};
+    use tidegate_model::{Architecture, Compute, Weights};
 
     use super::*;
     use crate::Recipe;
@@ -252,7 +290,7 @@ mod tests {
             tokens: (0..(text * 5 % 13) as u32)
                 .map(|at| (at * 31 + text as u32 * 7) % 300)
                 .collect(),
-            grams: Vec::new(),
+            ..Features::default()
         });
         let table = |seed: f32| -> Vec<f32> {
             (0..texts * classes).map(|at| (at as f32 * seed).sin().abs() / texts as f32).collect()
@@ -301,6 +339,33 @@ mod tests {
                 close(&values(whole), &values(parts));
             }
         }
+    }
+
+    #[test]
+    fn the_wide_path_alone_has_the_gradient_that_finite_differences_find() {
+        let wide: Vec<f32> = (0..9).map(|at| (at as f32).sin()).collect();
+        let mut label = vec![0.0; 9];
+        (label[1], label[3], label[8]) = (0.5, 0.2, 0.3);
+        let (loss, gradient) = wide_alone(&wide, &label, 3);
+        for at in 0..9 {
+            let moved = |by: f32| {
+                let mut wide = wide.clone();
+                wide[at] += by;
+                wide_alone(&wide, &label, 3).0
+            };
+            let numeric = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+            assert!((gradient[at] - numeric).abs() < 1e-3, "{at}: {} {numeric}", gradient[at]);
+        }
+        // Half of the first text's loss, and so on.
+        let expected: f32 = [(0, 1, 0.5), (3, 3, 0.2), (6, 8, 0.3)]
+            .map(|(row, class, weight): (usize, usize, f32)| {
+                -weight * softened(&wide[row..row + 3], 1.0)[class - row].ln()
+            })
+            .iter()
+            .sum();
+        assert!((loss - expected).abs() < 1e-6, "{loss} {expected}");
+        // A certain error is a large loss, not an infinite one.
+        assert!(wide_alone(&[200.0, -200.0], &[0.0, 1.0], 2).0.is_finite());
     }
 
     #[test]
@@ -355,6 +420,73 @@ mod tests {
         for (name, plain) in plain.gradients.0 {
             assert_eq!(plain.into_data(), scaled.gradients.0[&name].to_data(), "{name}");
         }
+    }
+
+    /// Gradients of `compute` with this scale, unscaled, by parameter.
+    fn gradients_in(
+        compute: Compute,
+        scale: f32,
+        faint: f32,
+    ) -> std::collections::BTreeMap<String, Vec<f32>> {
+        let (network, device) = (network().computing_in(compute), Default::default());
+        let (features, mut targets) = batch(6, 3);
+        for table in [&mut targets.label, &mut targets.hard] {
+            table.iter_mut().for_each(|weight| *weight *= faint);
+        }
+        (targets.soft, targets.recorded) = (None, None);
+        let features: Vec<&Features> = features.iter().collect();
+        let course = Recipe::default().hot_update;
+        let setting = Setting { course: &course, scale, router: RouterTraining::default() };
+        let mut pass = accumulate(&network, &features, &[0.0; 18], &targets, setting, &device);
+        pass.gradients.scale(1.0 / f64::from(scale));
+        let values = |t: Tensor<Flex, 1>| t.into_data().into_vec::<f32>().unwrap();
+        pass.gradients.0.into_iter().map(|(name, t)| (name, values(t))).collect()
+    }
+
+    /// Length of the difference as a share of that of `full`.
+    fn apart(half: &[f32], full: &[f32]) -> f64 {
+        let square = |values: &mut dyn Iterator<Item = f32>| -> f64 {
+            values.map(|value| f64::from(value).powi(2)).sum()
+        };
+        let difference = square(&mut half.iter().zip(full).map(|(a, b)| a - b));
+        (difference / square(&mut full.iter().copied())).sqrt()
+    }
+
+    #[test]
+    fn gradients_in_halves_are_near_those_in_f32() {
+        let full = gradients_in(Compute::F32, 1.0, 1.0);
+        // 2^-8 and 2^-11 are half a step; errors of some twenty roundings in a row add up.
+        for (compute, bound) in [(Compute::Bf16, 0.04), (Compute::F16, 0.005)] {
+            let half = gradients_in(compute, 256.0, 1.0);
+            assert!(half.keys().eq(full.keys()));
+            for (name, full) in &full {
+                let apart = apart(&half[name], full);
+                assert!(apart < bound && apart > 0.0, "{compute:?} {name}: {apart}");
+            }
+        }
+    }
+
+    /// Of a loss that is nearly learnt, or of texts that weigh little.
+    #[test]
+    fn small_gradients_vanish_in_f16_and_scaling_keeps_them() {
+        let faint = 1e-5;
+        let lost = |of: &std::collections::BTreeMap<String, Vec<f32>>| {
+            let full = gradients_in(Compute::F32, 1.0, faint);
+            let (mut lost, mut all) = (0_usize, 0_usize);
+            for (name, full) in full {
+                for (half, full) in of[&name].iter().zip(full) {
+                    all += usize::from(full != 0.0);
+                    lost += usize::from(full != 0.0 && *half == 0.0);
+                }
+            }
+            lost as f64 / all as f64
+        };
+        let without = lost(&gradients_in(Compute::F16, 1.0, faint));
+        let with = lost(&gradients_in(Compute::F16, 65_536.0, faint));
+        let bf16 = lost(&gradients_in(Compute::Bf16, 1.0, faint));
+        assert!(without > 0.5, "{without}");
+        assert!(with < 0.02, "{with}");
+        assert!(bf16 < 0.02, "{bf16}: bf16 has the exponents of f32");
     }
 
     #[test]

@@ -38,6 +38,11 @@ impl Sampler {
         (self.batch - replayed, replayed)
     }
 
+    /// Part of a full batch that is replayed.
+    pub(crate) fn replayed(&self) -> f64 {
+        self.split().1 as f64 / self.batch as f64
+    }
+
     /// Steps of an epoch.
     pub(crate) fn steps(&self) -> u64 {
         self.fresh.len().div_ceil(self.split().0) as u64

@@ -1,7 +1,7 @@
 //! What each step is to be answered by: labels, the champion's answers, and recorded logits.
 use std::rc::Rc;
 
-use tidegate_model::{Batch, Features, Weights};
+use tidegate_model::{Batch, Features, Task, Weights};
 
 use crate::{
     Recipe, Trains,
@@ -42,6 +42,9 @@ impl<B: Trains> Teacher<B> {
     /// Whether a job of this recipe needs one.
     pub(crate) fn is_needed(lesson: &Lesson, recipe: &Recipe) -> bool {
         let distillation = &recipe.distillation;
+        if lesson.known == 0 || lesson.task() == Task::NextToken {
+            return false;
+        }
         let replays = !lesson.before.is_empty() && recipe.rehearsal.share > 0.0;
         (distillation.weight > 0.0 && replays) || distillation.fresh_weight > 0.0
     }
@@ -71,6 +74,16 @@ pub(crate) fn logits<B: Trains>(
     values(weights.network.forward(&batch).logits)
 }
 
+/// Each item's label, one-hot times its share of all weights: `[items.len(), classes]`.
+pub(crate) fn labels(items: &[&Item], classes: usize) -> Vec<f32> {
+    let total: f32 = items.iter().map(|item| item.weight).sum();
+    let mut label = vec![0.0; items.len() * classes];
+    for (row, item) in label.chunks_exact_mut(classes).zip(items) {
+        row[item.class] = item.weight / total;
+    }
+    label
+}
+
 /// Rows of one step: fresh examples, then replayed ones.
 pub(crate) struct Rows<'a> {
     pub(crate) fresh: &'a [&'a Item],
@@ -86,10 +99,7 @@ impl Rows<'_> {
         let replayed = self.replayed.iter().map(|recalled| &recalled.item);
         let items: Vec<&Item> = self.fresh.iter().copied().chain(replayed).collect();
         let total: f32 = items.iter().map(|item| item.weight).sum();
-        let mut label = vec![0.0; items.len() * classes];
-        for (row, item) in label.chunks_exact_mut(classes).zip(&items) {
-            row[item.class] = item.weight / total;
-        }
+        let label = labels(&items, classes);
         let (der, distillation) = (&recipe.der, &recipe.distillation);
         let mut hard = label.clone();
         let mut soft = vec![0.0; label.len()];

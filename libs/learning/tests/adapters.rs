@@ -101,7 +101,7 @@ fn a_model_with_its_adapters_folded_in_answers_as_they_do_beside_the_weights() {
     let weights =
         Weights::<CpuBackend>::with_adapters(&architecture, &LORA, 2, both, 0, &device).unwrap();
     let tokenizer = Tokenizer::from_bytes(&files[TOKENIZER]).unwrap();
-    let features = Featurizer { tokenizer, architecture }.features_all(&probes()).unwrap();
+    let features = Featurizer::new(tokenizer, architecture).features_all(&probes()).unwrap();
     let features: Vec<&Features> = features.iter().collect();
     let batch = Batch::new(&features, &device).with_wide(weights.wide.logits(&features), 2);
     let logits = weights.network.forward(&batch).logits.into_data().to_vec::<f32>().unwrap();

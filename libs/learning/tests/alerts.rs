@@ -46,11 +46,12 @@ fn a_loss_that_is_no_number_stops_the_job() {
 
 #[test]
 fn a_gradient_that_is_no_number_stops_the_job_and_names_the_layer() {
-    // The logits are still finite; what flows back to the layers below is not.
-    let error = trained(&spoilt("norm.gain", 1e30), &examples(BOTH, 60, 20)).unwrap_err();
+    // Every answer is wrong, and the logits are still finite; what flows back to the layers below is
+    // not.
+    let error = trained(&spoilt("norm.gain", -1e30), &examples(BOTH, 60, 20)).unwrap_err();
     assert!(matches!(error, LearningError::Gradient { step: 0, .. }), "{error}");
     // Scaling is given up at its floor rather than skipping every step for ever.
-    let mut job = spoilt("norm.gain", 1e30);
+    let mut job = spoilt("norm.gain", -1e30);
     job.recipe.precision.loss_scaling = true;
     job.recipe.hot_update.epochs = 40;
     let error = trained(&job, &examples(BOTH, 60, 20)).unwrap_err();

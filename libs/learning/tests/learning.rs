@@ -112,9 +112,9 @@ fn a_weight_that_is_no_number_above_0_names_its_example() {
 #[test]
 fn texts_of_one_byte_and_of_a_megabyte_are_learnt_from() {
     let mut window = examples(BOTH, 0, 12);
-    window[0].input.text = "x".to_owned();
-    window[1].input.text = "ü winner ".repeat(1 << 17);
-    window[2].input.text = "\u{0}".to_owned();
+    window[0].input = Input::text("x");
+    window[1].input = Input::text("ü winner ".repeat(1 << 17));
+    window[2].input = Input::text("\u{0}");
     let trained = trained(&cold_start("sizes"), &window).unwrap();
     let replay = &trained.files[REPLAY];
     assert!(replay.len() < 12 * 5_000, "texts are bounded: {}", replay.len());

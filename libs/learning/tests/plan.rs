@@ -3,7 +3,7 @@ mod common;
 
 use common::{cold_start, examples, hot_update, published, trained};
 use tidegate_learning::{Example, Finding, Job, LearningError, Train, plan};
-use tidegate_model::{Adapters, Device, Model};
+use tidegate_model::{Adapters, Device, Input, Model};
 
 const BOTH: &[&str] = &["spam", "ham"];
 
@@ -60,6 +60,26 @@ fn a_plan_is_of_the_champions_network_and_of_what_learns_of_it() {
 }
 
 #[test]
+fn steps_without_the_deep_path_are_planned_as_what_they_are() {
+    let first = cold_start("first");
+    let champion = published(&first, &trained(&first, &examples(BOTH, 0, 60)).unwrap());
+    let mut job = hot_update("second", champion);
+    job.recipe.rehearsal.share = 0.0;
+    let window = examples(BOTH, 60, 40);
+    let all = plan(&job, &window).unwrap();
+    (job.recipe.hot_update.deep_every, job.recipe.hot_update.epochs) = (5, 20);
+    let some = plan(&job, &window).unwrap();
+    let made = trained(&job, &window).unwrap();
+    assert_eq!((all.work.steps, some.work.steps), (10, 100));
+    assert_eq!((made.metrics["steps"], made.metrics["deep_steps"]), (100.0, 20.0));
+    // Twenty steps are as many tokens as ten twice, whichever they are.
+    let off = some.work.tokens as f64 / (2.0 * all.work.tokens as f64) - 1.0;
+    assert!(off.abs() < 1e-3, "{off}");
+    let off = some.work.tokens as f64 / made.metrics["tokens"] - 1.0;
+    assert!(off.abs() < 0.1, "{off}");
+}
+
+#[test]
 fn a_budget_that_will_end_the_job_is_named_and_counted_with() {
     let window = examples(BOTH, 0, 60);
     let mut job = cold_start("cold");
@@ -98,7 +118,7 @@ fn labels_that_contradict_each_other_are_answered_by_their_shares() {
     // The same three texts, two thirds of the time of one class.
     let mut window = examples(BOTH, 0, 90);
     for (at, example) in window.iter_mut().enumerate() {
-        example.input.text = ["alpha one", "beta two", "gamma three"][at % 3].to_owned();
+        example.input = Input::text(["alpha one", "beta two", "gamma three"][at % 3]);
         example.label = if at / 3 % 3 < 2 { "spam" } else { "ham" }.into();
     }
     let mut job = cold_start("torn");

@@ -71,6 +71,24 @@ fn a_hot_update_cancelled_again_and_again_ends_with_the_same_bytes() {
     assert_eq!(run(&job, &window, folder.path()).0.unwrap().files, whole.files);
 }
 
+#[test]
+fn where_the_deep_path_takes_part_in_some_steps_only_a_cancelled_job_ends_with_the_same_bytes() {
+    let first = cold_start("first");
+    let champion = published(&first, &trained(&first, &examples(BOTH, 0, 40)).unwrap());
+    let mut job = hot_update("job", champion);
+    job.recipe.hot_update.deep_every = 3;
+    job.recipe.rehearsal.share = 0.5;
+    let window = examples(&["spam", "ham", "news"], 40, 20);
+    let whole = trained(&job, &window).unwrap();
+    let (steps, deep) = (whole.metrics["steps"], whole.metrics["deep_steps"]);
+    assert!((deep - (steps / 3.0).ceil()).abs() < f64::EPSILON, "{deep} of {steps}");
+    let folder = tempfile::tempdir().unwrap();
+    for step in 1..steps as u64 {
+        cancelled(&job, &window, folder.path(), step);
+    }
+    assert_eq!(run(&job, &window, folder.path()).0.unwrap().files, whole.files);
+}
+
 /// Every term that this version has.
 fn everything(job: &mut Job) {
     let recipe = &mut job.recipe;

@@ -86,7 +86,9 @@ fn what_is_frozen_keeps_its_bits_and_has_no_optimiser_state() {
                 Train::FrozenRouter => !router,
                 Train::RouterOnly => router,
                 Train::HeadOnly => name.starts_with("head."),
-                Train::Adapters => unreachable!("they have tests of their own"),
+                Train::FrozenExperts | Train::NewExperts | Train::Adapters => {
+                    unreachable!("they have tests of their own")
+                }
             }
         };
         for (name, after) in tensors(&second.files[WEIGHTS]) {

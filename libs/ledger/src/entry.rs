@@ -2,7 +2,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::{
-    Actor, ArtifactHash, EntryHash, GenerationId, JobId, JobKind, Millis, Outcome, Window,
+    Actor, ArtifactHash, Domain, EntryHash, GenerationId, JobId, JobKind, Millis, Outcome, Window,
 };
 
 /// What happened.
@@ -17,6 +17,14 @@ pub enum Fact {
         kind: JobKind,
         /// Why.
         reason: String,
+        /// The domain that a transfer learns; all there are when it is absent. Left out of the
+        /// entry then, so that entries from before there was one keep their hash.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        domain: Option<Domain>,
+        /// The generation that a transfer starts from, this ledger's or one of another model in the
+        /// same store; the champion when it is absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        source: Option<GenerationId>,
     },
     /// Attempt 1 fixes window and parent; later attempts repeat them.
     JobStarted {
@@ -143,6 +151,11 @@ pub enum Fact {
 }
 
 impl Fact {
+    /// A job over all domains, that starts where its kind does.
+    pub fn job(job: JobId, kind: JobKind, reason: impl Into<String>) -> Self {
+        Self::JobRequested { job, kind, reason: reason.into(), domain: None, source: None }
+    }
+
     /// The entry's type, e.g. `Promoted`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
@@ -309,4 +322,34 @@ pub struct VerifyReport {
     pub entries: u64,
     /// All that is wrong; empty when the ledger holds.
     pub faults: Vec<Fault>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the version wrote it that knew neither domain nor source; the hash is of another
+    /// implementation of BLAKE3.
+    const OLD: &str = r#"{"seq":1,"prev":"0000000000000000000000000000000000000000000000000000000000000000","hash":"e313ff51182f1eb614c4076abb786efcd5f77800831da489617bc0061e8b6197","time":"2026-11-24T03:00:00Z","actor":"operator:ana","token":0,"fact":{"type":"JobRequested","job":"0193a1b2-0000-7000-8000-000000000001","kind":"transfer","reason":"a new shop"}}"#;
+
+    #[test]
+    fn an_entry_from_before_requests_named_a_domain_keeps_its_bytes_and_its_hash() {
+        let entry: Entry = serde_json::from_str(OLD).unwrap();
+        assert_eq!(entry.computed_hash(), entry.hash);
+        assert_eq!(entry.to_bytes(), OLD.as_bytes());
+        let job = JobId::new("0193a1b2-0000-7000-8000-000000000001");
+        assert_eq!(entry.fact, Fact::job(job, JobKind::Transfer, "a new shop"));
+    }
+
+    #[test]
+    fn a_domain_and_a_source_are_covered_by_the_hash() {
+        let old: Entry = serde_json::from_str(OLD).unwrap();
+        let mut named = old.clone();
+        let Fact::JobRequested { domain, source, .. } = &mut named.fact else { unreachable!() };
+        *domain = Some(Domain::new("shop"));
+        *source = Some(GenerationId::of(b"another model's"));
+        assert_ne!(named.computed_hash(), old.hash);
+        let again: Entry = serde_json::from_slice(&named.to_bytes()).unwrap();
+        assert_eq!(again, named);
+    }
 }

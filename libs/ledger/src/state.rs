@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use tidegate_contracts::{
-    Actor, ArtifactHash, GenerationId, JobId, JobKind, Offset, Outcome, Partition, Window,
+    Actor, ArtifactHash, Domain, GenerationId, JobId, JobKind, Offset, Outcome, Partition, Window,
 };
 
 use crate::{Entry, Fact, Head, PromotedBy};
@@ -40,6 +40,10 @@ pub struct JobRecord {
     pub kind: JobKind,
     /// Why it was requested.
     pub reason: String,
+    /// The domain it learns, where it is not all.
+    pub domain: Option<Domain>,
+    /// What it is to start from, where that is not the champion.
+    pub source: Option<GenerationId>,
     /// By whom.
     pub requested_by: Actor,
     /// When.
@@ -309,6 +313,11 @@ impl State {
             Fact::JobRequested { job, .. } if self.job(job).is_some() => {
                 refuse(format!("job {job} was requested already"))
             }
+            Fact::JobRequested { kind, domain, source, .. }
+                if *kind != JobKind::Transfer && (domain.is_some() || source.is_some()) =>
+            {
+                refuse(format!("a {kind} names no domain and no source: only a transfer does"))
+            }
             Fact::JobRequested { .. } | Fact::Swapped { .. } => Ok(()),
             Fact::JobStarted { job, attempt, window, parent } => {
                 let record = self.open_job(job)?;
@@ -488,10 +497,12 @@ impl State {
     pub(crate) fn apply(&mut self, entry: &Entry) {
         let (time, actor) = (entry.time, &entry.actor);
         match &entry.fact {
-            Fact::JobRequested { job, kind, reason } => self.jobs.push(JobRecord {
+            Fact::JobRequested { job, kind, reason, domain, source } => self.jobs.push(JobRecord {
                 job: job.clone(),
                 kind: *kind,
                 reason: reason.clone(),
+                domain: domain.clone(),
+                source: *source,
                 requested_by: actor.clone(),
                 requested_at: time,
                 started: None,

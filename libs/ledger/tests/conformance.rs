@@ -95,7 +95,7 @@ fn operator() -> Author {
 }
 
 fn request(job: &JobId) -> Fact {
-    Fact::JobRequested { job: job.clone(), kind: JobKind::ColdStart, reason: "test".into() }
+    Fact::job(job.clone(), JobKind::ColdStart, "test")
 }
 
 fn window(from: i64, to: i64) -> Window {

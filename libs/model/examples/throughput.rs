@@ -37,11 +37,11 @@ fn main() -> Result<(), ModelError> {
     let inputs: Vec<Input> = texts();
 
     let started = Instant::now();
-    let words: Vec<&str> = inputs.iter().map(|input| input.text.as_str()).collect();
+    let words: Vec<_> = inputs.iter().map(|input| input.texts()).collect();
     let tokenizer = Tokenizer::train(&words, architecture.vocab)?;
     println!("tokenizer learnt from {TEXTS} texts in {:.2} s", started.elapsed().as_secs_f64());
 
-    let featurizer = Featurizer { tokenizer, architecture };
+    let featurizer = Featurizer::new(tokenizer, architecture);
     let features = featurizer.features_all(&inputs)?;
     rate("features", TEXTS, budget, || drop(featurizer.features_all(&inputs)));
 
@@ -166,7 +166,7 @@ fn texts() -> Vec<Input> {
                     words[rank.min(words.len() - 1)].as_str()
                 })
                 .collect();
-            Input { text: text.join(" ") }
+            Input::text(text.join(" "))
         })
         .collect()
 }

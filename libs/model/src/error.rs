@@ -24,6 +24,14 @@ pub enum ModelError {
         /// What the parser said.
         reason: String,
     },
+    /// A file of a pretrained encoder is missing, or is not what is expected.
+    #[error("file `{file}` of the encoder: {reason}")]
+    Encoder {
+        /// Its name.
+        file: &'static str,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
     /// The weights lack a tensor of this architecture.
     #[error("tensor `{name}` is missing from the weights")]
     MissingTensor {
@@ -75,9 +83,40 @@ pub enum ModelError {
     /// The tokenizer could not be trained, or failed on a text.
     #[error("the tokenizer failed: {0}")]
     Tokenizer(String),
-    /// A text model was asked about an event without text.
-    #[error("event `{0}` has no text part: this model reads text")]
-    NoText(String),
+    /// A part that no model could read.
+    #[error("`{field}` cannot be read: {reason}")]
+    BadPart {
+        /// Its path in the event, e.g. `parts[0].image`.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// None of the parts is of a kind that the model reads.
+    #[error("there is nothing to read: the input has {given}, and this model reads {read}")]
+    NothingToRead {
+        /// Names of the parts that there are.
+        given: String,
+        /// Names of those that would be read.
+        read: String,
+    },
+    /// A model was asked for what it does not do.
+    #[error("this model is of `{found}`: `{needed}` is needed")]
+    Task {
+        /// What it does.
+        found: &'static str,
+        /// What was asked for.
+        needed: &'static str,
+    },
+    /// Tokens cannot be chosen so.
+    #[error("sampling: `{field}` is {value}: {need}")]
+    Sampling {
+        /// The field.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+        /// What would be right.
+        need: String,
+    },
     /// A device this build or this machine does not have.
     #[error("device `{device}` cannot be used: {reason}")]
     Device {

@@ -23,7 +23,7 @@
 //!     (LABELS.to_owned(), r#"["ham", "spam"]"#.into()),
 //! ]);
 //! let model = Model::from_files(&files, &Device::Cpu)?;
-//! let scores = model.predict(&[Input { text: "free tickets".into() }])?;
+//! let scores = model.predict(&[Input::text("free tickets")])?;
 //! assert_eq!(scores[0].probabilities, [0.5, 0.5], "nothing is learnt yet");
 //! # Ok::<(), ModelError>(())
 //! ```
@@ -31,12 +31,17 @@
 mod architecture;
 mod batch;
 mod bytes;
+mod continuation;
 mod device;
 mod error;
+mod form;
+mod front_ends;
 mod inference;
+mod input;
 mod network;
 mod ops;
 mod precision;
+mod pretrained;
 mod text;
 mod threads;
 mod weights;
@@ -45,16 +50,24 @@ mod wide;
 pub use architecture::{Affinity, Architecture, Task};
 pub use batch::Batch;
 pub use bytes::{first_not_finite, from_le_bytes, to_le_bytes, widened};
+pub use continuation::{Continuation, Ended, Piece, Sampling};
 #[cfg(feature = "cuda")]
 pub use device::CudaBackend;
 pub use device::{CpuBackend, Device};
 pub use error::ModelError;
-pub use inference::{
-    ADAPTER_WEIGHTS, ADAPTERS, ARCHITECTURE, Input, LABELS, Model, Scores, TOKENIZER, WEIGHTS,
+pub use form::{BlockForm, FeedForward, NormForm, Placement, Positions};
+pub use front_ends::{
+    AudioShape, FeatureShape, ImageShape, Modality, Patches, Rows, Scales, check_part,
 };
-pub use network::{Adapters, ExpertLoad, Network, Output, Routed, RouterTraining};
-pub use ops::{AdamW, Kernels, Learns};
-pub use precision::{E4M3, E5M2, Fp8Backend, Fp8Matrix, Tile, fp8_matmul, fp8_round};
+pub use inference::{
+    ADAPTER_WEIGHTS, ADAPTERS, ARCHITECTURE, FEATURE_SCALES, LABELS, Model, Scores, Surprise,
+    TOKENIZER, WEIGHTS,
+};
+pub use input::Input;
+pub use network::{Adapters, Cache, ExpertLoad, Grown, Network, Output, Routed, RouterTraining};
+pub use ops::{AdamW, Compared, Kernels, Learns, PortableBackend, operators_beside_cpu};
+pub use precision::{Compute, E4M3, E5M2, Fp8Backend, Fp8Matrix, Tile, fp8_matmul, fp8_round};
+pub use pretrained::{Encoder, Pretrained, TokenEmbeddings, Upcycling};
 pub use text::{Features, Featurizer, Tokenizer};
 pub use threads::{in_background, in_haste};
 pub use weights::Weights;

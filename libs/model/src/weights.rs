@@ -36,7 +36,7 @@ impl<B: Kernels> Weights<B> {
     ) -> Self {
         Self {
             network: Network::init(architecture, classes, seed, device),
-            wide: WideTable::new(architecture.wide_buckets, classes),
+            wide: WideTable::of(architecture, classes),
         }
     }
 
@@ -44,6 +44,16 @@ impl<B: Kernels> Weights<B> {
     #[must_use]
     pub fn grow_labels(self, classes: usize) -> Self {
         Self { network: self.network.grow_labels(classes), wide: self.wide.grow_labels(classes) }
+    }
+
+    /// Columns of another label set in both paths: of each class that of the class at its index in
+    /// the present one, or zeros for a class that is new.
+    ///
+    /// # Panics
+    /// When an index is of no present class.
+    #[must_use]
+    pub fn relabel(self, columns: &[Option<usize>]) -> Self {
+        Self { network: self.network.relabel(columns), wide: self.wide.relabel(columns) }
     }
 
     /// The content of `weights.safetensors`: every parameter under its path in the network, the
@@ -124,10 +134,10 @@ impl<B: Kernels> Weights<B> {
         file.widens = which.head;
         let mut both = Pair { base: &mut file, adapters, which, fresh };
         let network = Network::build(architecture, which, classes, &mut both, device)?;
-        let shape = [architecture.wide_buckets, classes];
+        let shape = architecture.wide_shape(classes);
         let rows = file.take(WIDE_ROWS, &shape, Start::Zero)?;
         let squares = file.take(WIDE_SQUARES, &shape, Start::Zero)?;
-        let weights = Self { network, wide: WideTable::from_parts(classes, rows, squares) };
+        let weights = Self { network, wide: WideTable::from_parts(shape[1], rows, squares) };
         file.all_taken(&weights)?;
         Ok(weights)
     }
@@ -182,7 +192,7 @@ impl<B: Backend> ModuleVisitor<B> for Found {
 }
 
 /// The tensors of a file, each taken once.
-struct File<'a> {
+pub(crate) struct File<'a> {
     tensors: SafeTensors<'a>,
     taken: usize,
     /// Whether tensors of a column a class may lack some at the end: they are 0.
@@ -190,9 +200,13 @@ struct File<'a> {
 }
 
 impl<'a> File<'a> {
-    fn open(bytes: &'a [u8], file: &'static str) -> Result<Self, ModelError> {
+    pub(crate) fn open(bytes: &'a [u8], file: &'static str) -> Result<Self, ModelError> {
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| bad(file, &error))?;
         Ok(Self { tensors, taken: 0, widens: false })
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.tensor(name).is_ok()
     }
 
     /// Names the first tensor that `weights`, read from here, do not have.

@@ -5,7 +5,7 @@
 //! Deep Learning"; per-coordinate Adagrad as in McMahan et al. 2013, "Ad click prediction").
 use rayon::prelude::*;
 
-use crate::Features;
+use crate::{Architecture, Features};
 
 /// Added to the Adagrad accumulator before the root. Far below the square of a usual gradient (of a
 /// mean over a batch, about 1e-3), so that a rare gram's first steps are nearly as long as a common
@@ -30,6 +30,12 @@ impl WideTable {
         Self { classes, rows: vec![0.0; size], squares: vec![0.0; size] }
     }
 
+    /// That of an architecture, all zero; without rows where it has no wide path.
+    pub(crate) fn of(architecture: &Architecture, outputs: usize) -> Self {
+        let [buckets, classes] = architecture.wide_shape(outputs);
+        Self::new(buckets, classes)
+    }
+
     /// Takes weights read from a file; both are `[buckets, classes]`.
     pub(crate) fn from_parts(classes: usize, rows: Vec<f32>, squares: Vec<f32>) -> Self {
         debug_assert_eq!(rows.len(), squares.len());
@@ -45,7 +51,7 @@ impl WideTable {
     /// Number of rows.
     #[must_use]
     pub fn buckets(&self) -> usize {
-        self.rows.len() / self.classes
+        self.rows.len().checked_div(self.classes).unwrap_or(0)
     }
 
     /// Evidence for each class: the features' rows, weighted and summed. Returns
@@ -53,6 +59,9 @@ impl WideTable {
     #[must_use]
     pub fn logits(&self, features: &[&Features]) -> Vec<f32> {
         let mut logits = vec![0.0; features.len() * self.classes];
+        if logits.is_empty() {
+            return logits;
+        }
         logits.par_chunks_mut(self.classes).zip(features).for_each(|(out, features)| {
             for &(bucket, value) in &features.grams {
                 let at = bucket as usize * self.classes;
@@ -116,6 +125,22 @@ impl WideTable {
         };
         Self { classes, rows: widen(&self.rows), squares: widen(&self.squares) }
     }
+
+    /// Columns of another label set: of each class that of the class at its index in the present
+    /// one, or no evidence for a class that is new.
+    ///
+    /// # Panics
+    /// When an index is of no present class.
+    #[must_use]
+    pub fn relabel(&self, columns: &[Option<usize>]) -> Self {
+        let take = |old: &[f32]| {
+            let row = |row: &[f32]| -> Vec<f32> {
+                columns.iter().map(|from| from.map_or(0.0, |from| row[from])).collect()
+            };
+            old.chunks_exact(self.classes).flat_map(row).collect()
+        };
+        Self { classes: columns.len(), rows: take(&self.rows), squares: take(&self.squares) }
+    }
 }
 
 #[cfg(test)]
@@ -129,7 +154,10 @@ mod tests {
     fn texts() -> Vec<Features> {
         let grams: [&[(u32, f32)]; 4] =
             [&[(0, 0.6), (3, 0.8)], &[(3, 1.0)], &[], &[(0, 0.3), (5, -0.7), (7, 0.2)]];
-        grams.iter().map(|grams| Features { tokens: vec![], grams: grams.to_vec() }).collect()
+        grams
+            .iter()
+            .map(|grams| Features { grams: grams.to_vec(), ..Features::default() })
+            .collect()
     }
 
     fn softmax(logits: &[f32]) -> Vec<f64> {
@@ -203,6 +231,18 @@ mod tests {
             ((before.rows[9] - once.rows[9]).abs(), (once.rows[9] - twice.rows[9]).abs());
         assert!(second < first, "{second} < {first}");
         assert!(loss(&once, &texts) < loss(&before, &texts));
+    }
+
+    #[test]
+    fn another_label_set_keeps_the_columns_of_the_classes_it_shares() {
+        let texts = texts();
+        let texts: Vec<&Features> = texts.iter().collect();
+        let old = table();
+        let new = old.relabel(&[Some(2), None, Some(0), None]);
+        assert_eq!((new.classes(), new.buckets()), (4, 8));
+        for (before, after) in old.logits(&texts).chunks(3).zip(new.logits(&texts).chunks(4)) {
+            assert_eq!(after, [before[2], 0.0, before[0], 0.0]);
+        }
     }
 
     #[test]

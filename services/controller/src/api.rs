@@ -19,7 +19,6 @@ use tidegate_contracts::proto::v1;
 
 use crate::{
     caller::Caller,
-    decide::kind,
     desk::{Answer, Desk},
     error::Refused,
     view,
@@ -74,6 +73,12 @@ pub(crate) struct JobWish {
     pub(crate) actor: String,
     #[serde(default)]
     pub(crate) reason: String,
+    /// Of a transfer: what it learns; all when empty.
+    #[serde(default)]
+    pub(crate) domain: String,
+    /// Of a transfer: what it starts from; the champion when empty.
+    #[serde(default)]
+    pub(crate) source: String,
 }
 
 type Desks = State<Arc<Desk>>;
@@ -171,7 +176,8 @@ async fn request_job(
     Json(wish): Json<JobWish>,
 ) -> Answer<(StatusCode, Json<v1::RequestJobResponse>)> {
     let by = desk.by_operator(&caller, &wish.actor, &wish.reason)?;
-    let job = desk.request_job(kind(&wish.kind)?, by).await?;
+    let order = desk.order(&wish.kind, &wish.domain, &wish.source).await?;
+    let job = desk.request_job(order, by).await?;
     Ok((StatusCode::CREATED, Json(job)))
 }
 

@@ -1,8 +1,8 @@
 //! What operators can do. Every decision is made on the folded ledger and written by
 //! compare-and-set, so that two of them at once cannot both be right.
 use chrono::{DateTime, TimeDelta, Utc};
-use tidegate_contracts::{Actor, GenerationId, JobId, JobKind, Role, proto::v1};
-use tidegate_ledger::{Author, Fact, GenerationRecord, Refusal, State};
+use tidegate_contracts::{Actor, Domain, GenerationId, JobId, JobKind, Role, proto::v1};
+use tidegate_ledger::{ArtifactError, Author, Fact, GenerationRecord, Refusal, State};
 
 use crate::{
     caller::{Caller, check_reason},
@@ -24,9 +24,20 @@ impl By {
 }
 
 /// Parses a job's kind that a caller wrote.
-pub(crate) fn kind(text: &str) -> Answer<JobKind> {
+fn kind(text: &str) -> Answer<JobKind> {
     text.parse().map_err(|error: tidegate_contracts::IdError| Refused::Invalid(error.to_string()))
 }
+
+/// A job that an operator asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Order {
+    kind: JobKind,
+    domain: Option<Domain>,
+    source: Option<GenerationId>,
+}
+
+/// Bytes of a domain's name that is asked for.
+const DOMAIN_BYTES: usize = 256;
 
 fn known<'a>(state: &'a State, id: &GenerationId) -> Result<&'a GenerationRecord, Refusal> {
     state.generation(id).ok_or_else(|| Refusal(format!("no generation {}", id.short())))
@@ -52,21 +63,57 @@ impl Desk {
         Ok(find::generation(&state, id)?.id)
     }
 
+    /// Reads what a caller wrote; empty words are left to the job.
+    pub(crate) async fn order(&self, named: &str, domain: &str, source: &str) -> Answer<Order> {
+        let (kind, domain, source) = (kind(named)?, domain.trim(), source.trim());
+        if kind != JobKind::Transfer && !(domain.is_empty() && source.is_empty()) {
+            let reason = format!("a {kind} names no domain and no source: only a transfer does");
+            return Err(Refused::Invalid(reason));
+        }
+        if domain.len() > DOMAIN_BYTES {
+            let reason = format!("a domain's name has at most {DOMAIN_BYTES} bytes");
+            return Err(Refused::Invalid(reason));
+        }
+        let source = match source {
+            "" => None,
+            source => Some(self.source(source).await?),
+        };
+        let domain = (!domain.is_empty()).then(|| Domain::new(domain));
+        Ok(Order { kind, domain, source })
+    }
+
+    /// One of this ledger by any of its names, or one of another model by its whole id, if the
+    /// artifact store has it.
+    async fn source(&self, named: &str) -> Answer<GenerationId> {
+        let state = self.ledger.state().await?;
+        let unknown = match find::generation(&state, named) {
+            Ok(one) => return Ok(one.id),
+            Err(error) => error,
+        };
+        let Ok(id) = named.parse::<GenerationId>() else { return Err(unknown) };
+        match self.artifacts.manifest(&id).await {
+            Ok(_) => Ok(id),
+            Err(error @ ArtifactError::Store(_)) => Err(error.into()),
+            Err(error) => Err(Refused::NotFound(format!(
+                "generation {} is neither on this ledger nor in its artifact store: {error}",
+                id.short()
+            ))),
+        }
+    }
+
     /// Asks for a job. What was said no to is set aside first, on the same fold: the trainer may
     /// take the request at once, and must not read a declined day into the next window because the
     /// controller that leads was a moment late.
-    pub(crate) async fn request_job(
-        &self,
-        kind: JobKind,
-        by: By,
-    ) -> Answer<v1::RequestJobResponse> {
+    pub(crate) async fn request_job(&self, order: Order, by: By) -> Answer<v1::RequestJobResponse> {
         let (job, author) = (JobId::generate(), by.author());
         loop {
             let requested = self.ledger.decide(&author, |state| {
-                trigger::may_request(state, kind)?;
+                trigger::may_request(state, order.kind, order.source.is_some())?;
+                let Order { kind, domain, source } = order.clone();
                 let (job, reason) = (job.clone(), by.reason.clone());
                 let is_clear = policy::due_quarantine(state).is_none();
-                Ok(is_clear.then_some(Fact::JobRequested { job, kind, reason }))
+                let fact = Fact::JobRequested { job, kind, reason, domain, source };
+                Ok(is_clear.then_some(fact))
             });
             if requested.await?.is_some() {
                 return Ok(v1::RequestJobResponse { job: job.to_string() });

@@ -1,6 +1,6 @@
 //! What operators can see, behind gRPC, HTTP/JSON and the pages alike.
 use futures::{StreamExt as _, stream::BoxStream};
-use tidegate_contracts::{CODE_VERSION, Manifest, Verdict, proto::v1};
+use tidegate_contracts::{CODE_VERSION, Manifest, SEARCH, SearchLog, Verdict, proto::v1};
 use tidegate_learning::{DIAGNOSIS, Diagnosis};
 use tidegate_ledger::{ArtifactStore, Entry, GenerationRecord, Ledger, LedgerError, State};
 use tidegate_stream::Stream;
@@ -80,7 +80,18 @@ impl Desk {
 
     pub(crate) async fn generation(&self, id: &str) -> Answer<v1::Generation> {
         let state = self.ledger.state().await?;
-        Ok(self.described(find::generation(&state, id)?).await)
+        let one = find::generation(&state, id)?;
+        let mut generation = self.described(one).await;
+        let manifest = self.manifest(one).await;
+        let log = match &manifest {
+            Some(manifest) => self.search(one, manifest).await,
+            None => None,
+        };
+        if let Some(log) = log {
+            generation.search_json =
+                serde_json::to_string(&log).map_err(|error| Refused::Broken(error.to_string()))?;
+        }
+        Ok(generation)
     }
 
     pub(crate) async fn verdicts(&self, limit: u32) -> Answer<v1::ListVerdictsResponse> {
@@ -154,12 +165,36 @@ impl Desk {
         one: &GenerationRecord,
         manifest: &Manifest,
     ) -> Option<Diagnosis> {
-        let file = manifest.files.get(DIAGNOSIS)?;
-        let shown = |error: &dyn std::fmt::Display| {
-            tracing::warn!(generation = %one.id.short(), %error, "a generation is shown without diagnosis");
-        };
-        let bytes = self.artifacts.get(&file.hash).await.inspect_err(|error| shown(error)).ok()?;
-        Diagnosis::from_bytes(&bytes).inspect_err(|error| shown(error)).ok()
+        let read = |bytes: &[u8]| Diagnosis::from_bytes(bytes).map_err(|error| error.to_string());
+        self.file(one, manifest, DIAGNOSIS, read).await
+    }
+
+    /// How a generation's architecture was found; `None` where it was not searched, and, with a log
+    /// line, where that cannot be read.
+    pub(crate) async fn search(
+        &self,
+        one: &GenerationRecord,
+        manifest: &Manifest,
+    ) -> Option<SearchLog> {
+        let read = |bytes: &[u8]| serde_json::from_slice(bytes).map_err(|error| error.to_string());
+        self.file(one, manifest, SEARCH, read).await
+    }
+
+    async fn file<T>(
+        &self,
+        one: &GenerationRecord,
+        manifest: &Manifest,
+        name: &'static str,
+        read: impl FnOnce(&[u8]) -> Result<T, String>,
+    ) -> Option<T> {
+        let entry = manifest.files.get(name)?;
+        let bytes = self.artifacts.get(&entry.hash).await.map_err(|error| error.to_string());
+        bytes
+            .and_then(|bytes| read(&bytes))
+            .inspect_err(|error| {
+                tracing::warn!(generation = %one.id.short(), file = name, error, "shown without it");
+            })
+            .ok()
     }
 
     /// A generation with what its manifest says, as far as that can be read.

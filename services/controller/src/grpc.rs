@@ -11,7 +11,7 @@ use tidegate_contracts::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::{caller::Caller, decide::kind, desk::Desk, error::Refused, guard, view};
+use crate::{caller::Caller, desk::Desk, error::Refused, guard, view};
 
 pub(crate) fn service(desk: Arc<Desk>) -> ControlServer<Door> {
     ControlServer::new(Door(desk)).max_decoding_message_size(guard::MAX_REQUEST_BYTES)
@@ -88,7 +88,8 @@ impl Control for Door {
     ) -> Answer<v1::RequestJobResponse> {
         let asked = request.get_ref();
         let by = self.0.by_operator(&caller(&request), &asked.actor, &asked.reason)?;
-        answer!(self.0.request_job(kind(&asked.kind)?, by))
+        let order = self.0.order(&asked.kind, &asked.domain, &asked.source).await?;
+        answer!(self.0.request_job(order, by))
     }
 
     async fn approve(&self, request: Request<v1::ApproveRequest>) -> Answer<v1::DecisionResponse> {

@@ -170,7 +170,7 @@ impl Hand<'_> {
             // The head may have moved: ask only if it is still wanted.
             let Request { kind, reason, .. } =
                 self.wanted(state).filter(|again| again.kind == request.kind)?;
-            Some(Fact::JobRequested { job: job.clone(), kind, reason })
+            Some(Fact::job(job.clone(), kind, reason))
         })
         .await
     }

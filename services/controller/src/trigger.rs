@@ -143,24 +143,34 @@ impl Look<'_> {
     }
 }
 
-/// Whether an operator may ask for a job of this kind now.
+/// Whether an operator may ask for a job of this kind now. `source`: whether it names what it starts
+/// from.
 ///
 /// # Errors
 /// Says why not.
-pub(crate) fn may_request(state: &State, kind: JobKind) -> Result<(), Refusal> {
+pub(crate) fn may_request(state: &State, kind: JobKind, source: bool) -> Result<(), Refusal> {
     if let Some(job) = active(state, kind) {
         let word = if job.state == JobState::Running { "running" } else { "requested" };
         let reason =
             format!("a {kind} is {word} already: job {} (one of a kind at a time)", job.job);
         return Err(Refusal(reason));
     }
-    let needs_champion = matches!(kind, JobKind::HotUpdate | JobKind::Transfer);
-    if needs_champion && state.champion().is_none() {
-        let reason =
-            format!("a {kind} starts from a champion, and there is none: ask for a cold_start");
-        return Err(Refusal(reason));
+    if state.champion().is_some() || kind == JobKind::ColdStart {
+        return Ok(());
     }
-    Ok(())
+    match kind {
+        JobKind::Transfer if source => Ok(()),
+        JobKind::Transfer => Err(Refusal(
+            "a transfer starts from a champion, and there is none: ask for a cold_start, or name \
+             another model's generation as its source"
+                .to_owned(),
+        )),
+        _ => {
+            let reason =
+                format!("a {kind} starts from a champion, and there is none: ask for a cold_start");
+            Err(Refusal(reason))
+        }
+    }
 }
 
 #[cfg(test)]

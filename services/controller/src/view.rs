@@ -37,10 +37,12 @@ pub(crate) fn job(record: &JobRecord) -> v1::Job {
         attempts: record.attempts,
         generation: record.generation.map(|id| id.to_string()).unwrap_or_default(),
         failure: record.failure.clone().unwrap_or_default(),
+        domain: record.domain.as_ref().map(ToString::to_string).unwrap_or_default(),
+        source: record.source.map(|id| id.to_string()).unwrap_or_default(),
     }
 }
 
-/// A generation; labels and manifest are the caller's to add.
+/// A generation; labels, manifest and search log are the caller's to add.
 pub(crate) fn generation(record: &GenerationRecord) -> v1::Generation {
     let approvals = record.approvals.iter().map(|given| v1::Approval {
         approver: given.approver.to_string(),
@@ -60,6 +62,7 @@ pub(crate) fn generation(record: &GenerationRecord) -> v1::Generation {
         manifest_json: String::new(),
         approvals: approvals.collect(),
         verdict: record.verdict.as_ref().map(|v| v.id.to_string()).unwrap_or_default(),
+        search_json: String::new(),
     }
 }
 

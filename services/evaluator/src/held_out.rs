@@ -183,7 +183,7 @@ pub(crate) async fn window_labels(
     Ok(labels.into())
 }
 
-/// A labelled text, which side of the hold-out it is on, and when it was labelled.
+/// A labelled example, which side of the hold-out it is on, and when it was labelled.
 fn labelled(record: &Record) -> Option<(Split, DateTime<Utc>, EvalExample)> {
     let curated = match Curated::decode(&record.value) {
         Ok(curated) => curated,
@@ -192,12 +192,12 @@ fn labelled(record: &Record) -> Option<(Split, DateTime<Utc>, EvalExample)> {
             return None;
         }
     };
-    let text = Input::from_event(&curated.event).ok()?.text;
+    let input = Input::from_event(&curated.event);
     let event = curated.event;
     let at = curated.labelled_at.unwrap_or(event.time);
     let label = event.label?;
     let (id, domain, groups) = (event.id, event.domain, event.groups);
-    Some((curated.split, at, EvalExample { id, domain, text, label, groups, fresh: false }))
+    Some((curated.split, at, EvalExample { id, domain, input, label, groups, fresh: false }))
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ async fn a_lineage_is_judged_promoted_and_protected_from_a_poisoned_day() {
     let model = Model::from_files(generation.files(), &Device::Cpu).unwrap();
     assert_eq!(verdict.golden.len(), 16);
     for golden in &verdict.golden {
-        let answer = model.predict(&[Input { text: golden.text.clone() }]).unwrap();
+        let answer = model.predict(&[Input::from_golden(golden)]).unwrap();
         for (found, recorded) in answer[0].probabilities.iter().zip(&golden.probabilities) {
             assert!((found - recorded).abs() < 1e-5);
         }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use tidegate_contracts::Class;
-use tidegate_model::{Input, Model, Scores};
+use tidegate_model::{Input, Model, ModelError, Scores};
 use tokio::sync::oneshot;
 
 use crate::{config::BatchConfig, error::Refused, sight::Sight};
@@ -25,8 +25,16 @@ use crate::{config::BatchConfig, error::Refused, sight::Sight};
 pub(crate) trait Forward: Send + Sync + 'static {
     /// The classes, in the order of scores.
     fn labels(&self) -> &[Class];
-    /// One [`Scores`] for each input, in order.
-    fn forward(&self, inputs: &[Input]) -> Result<Vec<Scores>, String>;
+    /// What it reads: names of parts.
+    fn reads(&self) -> Vec<&'static str> {
+        vec!["text"]
+    }
+    /// One [`Scores`] for each input, in order, or why this input cannot be read.
+    fn forward(&self, inputs: &[Input]) -> Result<Vec<Result<Scores, String>>, String>;
+    /// Width of an embedding.
+    fn width(&self) -> usize;
+    /// One embedding of that width for each input, in order; only asked of what can be read.
+    fn embed(&self, inputs: &[Input]) -> Result<Vec<Vec<f32>>, String>;
 }
 
 impl Forward for Model {
@@ -34,18 +42,50 @@ impl Forward for Model {
         Self::labels(self)
     }
 
-    fn forward(&self, inputs: &[Input]) -> Result<Vec<Scores>, String> {
-        self.predict(inputs).map_err(|error| error.to_string())
+    fn reads(&self) -> Vec<&'static str> {
+        self.architecture().reads()
     }
+
+    fn forward(&self, inputs: &[Input]) -> Result<Vec<Result<Scores, String>>, String> {
+        // What the input is not to blame for is the model's failure.
+        let answer = |answer| match answer {
+            Ok(scores) => Ok(Ok(scores)),
+            Err(error @ (ModelError::BadPart { .. } | ModelError::NothingToRead { .. })) => {
+                Ok(Err(error.to_string()))
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        self.predict_each(inputs).into_iter().map(answer).collect()
+    }
+
+    fn width(&self) -> usize {
+        self.architecture().d_model
+    }
+
+    fn embed(&self, inputs: &[Input]) -> Result<Vec<Vec<f32>>, String> {
+        Self::embed(self, inputs).map_err(|error| error.to_string())
+    }
+}
+
+/// What the model said about some inputs.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    pub(crate) scores: Vec<Scores>,
+    /// Empty where nobody asked for them.
+    pub(crate) embeddings: Vec<Vec<f32>>,
 }
 
 /// Part of a request, small enough for one batch.
 struct Job {
     inputs: Vec<Input>,
+    /// The place of its first input in the request, where there are more than one.
+    from: Option<usize>,
     bytes: usize,
     deadline: Option<Instant>,
     came: Instant,
-    reply: oneshot::Sender<Result<Vec<Scores>, Refused>>,
+    /// Whether embeddings are wanted beside the scores.
+    embeds: bool,
+    reply: oneshot::Sender<Result<Answers, Refused>>,
 }
 
 impl Job {
@@ -113,31 +153,42 @@ impl Batcher {
         self.shared.model.labels()
     }
 
+    pub(crate) fn reads(&self) -> Vec<&'static str> {
+        self.shared.model.reads()
+    }
+
     /// Texts in the queue.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.shared.lock().texts
     }
 
+    /// Width of an embedding.
+    pub(crate) fn width(&self) -> usize {
+        self.shared.model.width()
+    }
+
     /// Scores of `inputs`, in order, or why not: full, expired, failed. Dropping the future
-    /// withdraws what has not reached the model.
+    /// withdraws what has not reached the model. With embeddings if `embeds`.
     pub(crate) async fn submit(
         &self,
         inputs: Vec<Input>,
         deadline: Option<Instant>,
-    ) -> Result<Vec<Scores>, Refused> {
-        let parts = self.shared.admit(inputs, deadline)?;
+        embeds: bool,
+    ) -> Result<Answers, Refused> {
+        let parts = self.shared.admit(inputs, deadline, embeds)?;
         let answers = async {
-            let mut scores = Vec::new();
+            let mut answers = Answers::default();
             for part in parts {
                 let part = part.await.map_err(|_| Refused::Expired)??;
-                if scores.is_empty() {
-                    scores = part;
+                if answers.scores.is_empty() {
+                    answers = part;
                 } else {
-                    scores.extend(part);
+                    answers.scores.extend(part.scores);
+                    answers.embeddings.extend(part.embeddings);
                 }
             }
-            Ok(scores)
+            Ok(answers)
         };
         match deadline {
             None => answers.await,
@@ -162,7 +213,7 @@ impl Drop for Batcher {
     }
 }
 
-type Part = oneshot::Receiver<Result<Vec<Scores>, Refused>>;
+type Part = oneshot::Receiver<Result<Answers, Refused>>;
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -179,6 +230,7 @@ impl Shared {
         &self,
         mut inputs: Vec<Input>,
         deadline: Option<Instant>,
+        embeds: bool,
     ) -> Result<Vec<Part>, Refused> {
         let (came, config) = (Instant::now(), &self.config);
         if deadline.is_some_and(|deadline| deadline <= came) {
@@ -187,12 +239,15 @@ impl Shared {
         let texts = inputs.len();
         let mut jobs = Vec::with_capacity(texts.div_ceil(config.max_batch));
         let mut parts = Vec::with_capacity(jobs.capacity());
+        let mut from = 0;
         while !inputs.is_empty() {
             let rest = inputs.split_off(inputs.len().min(config.max_batch));
             let inputs = std::mem::replace(&mut inputs, rest);
-            let bytes = inputs.iter().map(|input| input.text.len()).sum();
+            let bytes = inputs.iter().map(Input::bytes).sum();
             let (reply, part) = oneshot::channel();
-            jobs.push(Job { inputs, bytes, deadline, came, reply });
+            let place = (texts > 1).then_some(from);
+            from += inputs.len();
+            jobs.push(Job { inputs, from: place, bytes, deadline, came, embeds, reply });
             parts.push(part);
         }
         let bytes: usize = jobs.iter().map(|job| job.bytes).sum();
@@ -289,24 +344,26 @@ impl Shared {
         }
         let started = Instant::now();
         let mut inputs = Vec::with_capacity(self.config.max_batch);
+        let mut embeds = Vec::with_capacity(inputs.capacity());
         let mut replies = Vec::with_capacity(batch.len());
         for job in batch {
             self.sight.queued.observe(started.duration_since(job.came).as_secs_f64());
-            replies.push((job.inputs.len(), job.reply));
+            replies.push((job.inputs.len(), job.from, job.reply));
+            embeds.extend(std::iter::repeat_n(job.embeds, job.inputs.len()));
             inputs.extend(job.inputs);
         }
         self.sight.batch.observe(inputs.len() as f64);
-        let scores = self.forward(&inputs);
+        let answers = self.forward(&inputs, &embeds);
         let took = started.elapsed();
         self.sight.forward.observe(took.as_secs_f64());
         let each = u64::try_from(took.as_nanos() / inputs.len() as u128).unwrap_or(u64::MAX);
         let before = self.pace.load(Ordering::Relaxed);
         self.pace.store(before - before / 8 + each / 8, Ordering::Relaxed);
 
-        let mut scores = scores.map(Vec::into_iter);
-        for (texts, reply) in replies {
-            let part = match &mut scores {
-                Ok(scores) => Ok(scores.by_ref().take(texts).collect()),
+        let mut answers = answers.map(Vec::into_iter);
+        for (texts, from, reply) in replies {
+            let part = match &mut answers {
+                Ok(answers) => whole(answers.by_ref().take(texts), from),
                 Err(error) => Err(Refused::Failed(error.clone())),
             };
             // A client that went away meanwhile misses nothing.
@@ -314,23 +371,61 @@ impl Shared {
         }
     }
 
-    /// A model that panics or miscounts fails its batch, never the worker.
-    fn forward(&self, inputs: &[Input]) -> Result<Vec<Scores>, String> {
-        let scores = catch_unwind(AssertUnwindSafe(|| self.model.forward(inputs)))
-            .unwrap_or_else(|panic| Err(panic_message(panic.as_ref())));
-        let result = scores.and_then(|scores| {
-            let (found, expected) = (scores.len(), inputs.len());
-            if found == expected {
-                Ok(scores)
-            } else {
-                Err(format!("{found} answers for {expected} inputs"))
-            }
-        });
+    /// A model that panics or miscounts fails its batch, never the worker. `embeds`: of each input
+    /// whether its embedding is wanted.
+    fn forward(&self, inputs: &[Input], embeds: &[bool]) -> Result<Vec<Answered>, String> {
+        let answered = catch_unwind(AssertUnwindSafe(|| self.ask(inputs, embeds)));
+        let result = answered.unwrap_or_else(|panic| Err(panic_message(panic.as_ref())));
         if let Err(error) = &result {
             tracing::error!(%error, texts = inputs.len(), "the model failed");
         }
         result
     }
+
+    fn ask(&self, inputs: &[Input], embeds: &[bool]) -> Result<Vec<Answered>, String> {
+        let counted = |found: usize, expected: usize| {
+            if found == expected {
+                return Ok(());
+            }
+            Err(format!("{found} answers for {expected} inputs"))
+        };
+        let scores = self.model.forward(inputs)?;
+        counted(scores.len(), inputs.len())?;
+        let wanted = |at: &usize| embeds[*at] && scores[*at].is_ok();
+        let embedded: Vec<usize> = (0..inputs.len()).filter(wanted).collect();
+        let mut embeddings = vec![None; inputs.len()];
+        if !embedded.is_empty() {
+            let asked: Vec<Input> = embedded.iter().map(|&at| inputs[at].clone()).collect();
+            let found = self.model.embed(&asked)?;
+            counted(found.len(), asked.len())?;
+            for (at, embedding) in embedded.into_iter().zip(found) {
+                embeddings[at] = Some(embedding);
+            }
+        }
+        let both = |(scores, embedding): (Result<Scores, String>, _)| Ok((scores?, embedding));
+        Ok(scores.into_iter().zip(embeddings).map(both).collect())
+    }
+}
+
+/// What the model said about one input: its scores, and its embedding where that is wanted; or why
+/// it cannot be read.
+type Answered = Result<(Scores, Option<Vec<f32>>), String>;
+
+/// A request is answered as a whole or refused for the first input that cannot be read, which only
+/// others of its batch do not mind. `from`: the place of the first, where there are more.
+fn whole(answers: impl Iterator<Item = Answered>, from: Option<usize>) -> Result<Answers, Refused> {
+    // All are taken, also behind one that cannot be read: what follows is another request's.
+    let answers: Vec<Answered> = answers.collect();
+    let mut whole = Answers::default();
+    for (at, answer) in answers.into_iter().enumerate() {
+        let (scores, embedding) = answer.map_err(|reason| match from {
+            None => Refused::Invalid(reason),
+            Some(from) => Refused::Invalid(format!("input {}: {reason}", from + at)),
+        })?;
+        whole.scores.push(scores);
+        whole.embeddings.extend(embedding);
+    }
+    Ok(whole)
 }
 
 /// What a panic said.

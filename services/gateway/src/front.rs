@@ -6,11 +6,12 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use tidegate_contracts::{AccessError, ListenConfig, Role};
+use tidegate_contracts::{AccessError, ListenConfig, Part, Role};
 use tidegate_model::{Input, Scores};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    batcher::Answers,
     config::GatewayConfig,
     error::Refused,
     publish::{Asked, Publisher},
@@ -18,9 +19,10 @@ use crate::{
     slot::{Served, Slot},
 };
 
-/// Request texts kept to warm the next generation with.
+/// Inputs kept to warm the next generation with.
 const RECENT: usize = 32;
-/// Of each, so much: more than any model reads of a text.
+/// Of a text, so much: more than any model reads. An input with other parts is kept when it is no
+/// larger.
 const RECENT_BYTES: usize = 16 << 10;
 
 /// Shared by all doors and the keeper.
@@ -36,7 +38,7 @@ pub(crate) struct Front {
     pub(crate) draining: CancellationToken,
     listen: ListenConfig,
     publisher: Publisher,
-    recent: Mutex<VecDeque<String>>,
+    recent: Mutex<VecDeque<Input>>,
 }
 
 /// One request, whatever door it came by.
@@ -47,6 +49,11 @@ pub(crate) struct Question {
     pub(crate) request: String,
     pub(crate) event: Option<String>,
     pub(crate) inputs: Vec<Input>,
+    /// Whether a part that the model does not read is refused: of tensors, which the client chose by
+    /// the model's metadata. Of an event, which is as it came, it is passed over.
+    pub(crate) exact: bool,
+    /// Whether embeddings are wanted too.
+    pub(crate) embeds: bool,
     pub(crate) came: Instant,
     pub(crate) deadline: Option<Instant>,
     pub(crate) traced: bool,
@@ -56,6 +63,8 @@ pub(crate) struct Question {
 pub(crate) struct Answer {
     pub(crate) served: Arc<Served>,
     pub(crate) scores: Vec<Scores>,
+    /// One a text, where they were asked for.
+    pub(crate) embeddings: Vec<Vec<f32>>,
 }
 
 impl Front {
@@ -115,9 +124,19 @@ impl Front {
                 format!("the request has {texts} texts: at most {limit} are taken at once");
             return Err(Refused::Invalid(reason));
         }
+        if question.exact {
+            let reads = served.batcher.reads();
+            let parts = question.inputs.iter().flat_map(|input| &input.parts);
+            if let Some(part) = parts.map(Part::name).find(|name| !reads.contains(name)) {
+                let reads = reads.join(", ");
+                let reason = format!("input `{part}` is not read by this model: it reads {reads}");
+                return Err(Refused::Invalid(reason));
+            }
+        }
         let noted = self.publisher.note(&question.request, &question.inputs);
-        self.remember(&question.inputs[0].text);
-        let scores = served.batcher.submit(question.inputs, question.deadline).await?;
+        self.remember(&question.inputs[0]);
+        let submitted = served.batcher.submit(question.inputs, question.deadline, question.embeds);
+        let Answers { scores, embeddings } = submitted.await?;
         let asked = Asked {
             request: &question.request,
             event: question.event.as_deref(),
@@ -125,21 +144,26 @@ impl Front {
             traced: question.traced,
         };
         self.publisher.offer(noted, &asked, &served, &scores, &self.sight);
-        Ok(Answer { served, scores })
+        Ok(Answer { served, scores, embeddings })
     }
 
-    /// Keeps a text to warm with. Skipped when another request does the same right now.
-    fn remember(&self, text: &str) {
+    /// Keeps an input to warm with. Skipped when another request does the same right now.
+    fn remember(&self, input: &Input) {
+        if !input.is_text() && input.bytes() > RECENT_BYTES {
+            return;
+        }
         if let Ok(mut recent) = self.recent.try_lock() {
             if recent.len() == RECENT {
                 recent.pop_front();
             }
-            recent.push_back(text[..text.floor_char_boundary(RECENT_BYTES)].to_owned());
+            recent.push_back(
+                input.with_text(|text| text[..text.floor_char_boundary(RECENT_BYTES)].to_owned()),
+            );
         }
     }
 
-    /// The latest texts that were asked about.
-    pub(crate) fn recent(&self) -> Vec<String> {
+    /// The latest inputs that were asked about.
+    pub(crate) fn recent(&self) -> Vec<Input> {
         self.recent.lock().expect("no code panics with this lock").iter().cloned().collect()
     }
 }

@@ -40,6 +40,7 @@ mod front;
 mod gateway;
 mod grpc;
 mod health;
+mod inputs;
 mod keeper;
 mod oip;
 mod predict;

@@ -20,7 +20,7 @@ use crate::{
     front::{Answer, Front, Question, deadline, request_id},
     grpc::{authorization, timeout, traceparent},
     slot::Served,
-    tensors::{Asking, Layout, Output, TEXT},
+    tensors::{Asking, Layout, Output},
 };
 
 /// Its name for clients.
@@ -110,6 +110,8 @@ impl OpenInference {
             request: request_id(&request.id),
             event: None,
             inputs: asking.inputs,
+            exact: true,
+            embeds: asking.layout.outputs.contains(&Output::Embedding),
             came,
             deadline: deadline(came, [timeout(metadata), patience(&request.parameters)]),
             traced: traceparent(metadata).next().is_some(),
@@ -155,7 +157,9 @@ impl Front {
             shape,
         };
         let classes = served.labels().len();
-        let output = |o: Output| tensor(o.name(), o.datatype(), o.shape(-1, classes));
+        let width = served.batcher.width();
+        let input = |name| tensor(name, "BYTES", vec![-1]);
+        let output = |o: Output| tensor(o.name(), o.datatype(), o.shape(-1, classes, width));
         let mut properties: std::collections::HashMap<_, _> = [
             ("labels".to_owned(), served.labels_json.clone()),
             ("generation".to_owned(), served.name.clone()),
@@ -168,7 +172,7 @@ impl Front {
             name: self.config.model_name.clone(),
             versions: self.slot.versions(),
             platform: PLATFORM.to_owned(),
-            inputs: vec![tensor(TEXT, "BYTES", vec![-1])],
+            inputs: served.batcher.reads().into_iter().map(input).collect(),
             outputs: Output::ALL.map(output).into(),
             properties,
         })

@@ -122,7 +122,7 @@ async fn predict(
     let invalid = |reason: String| Refused::Invalid(reason);
     let event = request.event.ok_or_else(|| invalid("field `event`: is missing".into()))?;
     let event = Event::from_proto(event, Utc::now()).map_err(|error| invalid(error.to_string()))?;
-    let input = Input::from_event(&event).map_err(|error| invalid(error.to_string()))?;
+    let input = Input::from_event(&event);
     let id = event.id.to_string();
     let question = Question {
         model,
@@ -130,6 +130,8 @@ async fn predict(
         request: uuid::Uuid::now_v7().to_string(),
         event: Some(id.clone()),
         inputs: vec![input],
+        exact: false,
+        embeds: false,
         came,
         deadline: call.deadline,
         traced: call.traced,

@@ -33,13 +33,13 @@ pub(crate) struct Preparer {
 }
 
 impl Preparer {
-    /// Makes generation `id`, judged by `verdict`, ready to serve. `recent` are texts that clients
+    /// Makes generation `id`, judged by `verdict`, ready to serve. `recent` are inputs that clients
     /// asked about lately; the model has answered them before it gets its first request.
     pub(crate) async fn prepare(
         &self,
         id: GenerationId,
         verdict: Option<ArtifactHash>,
-        recent: Vec<String>,
+        recent: Vec<Input>,
     ) -> Result<Served, PrepareError> {
         let verdict = verdict.ok_or(PrepareError::NoVerdict(id))?;
         let store = |what| move |source| PrepareError::Store { what, source };
@@ -77,7 +77,7 @@ fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 fn build(
     verified: &Verified,
     golden: &[Golden],
-    recent: Vec<String>,
+    recent: Vec<Input>,
     device: &Device,
     max_batch: usize,
 ) -> Result<Model, PrepareError> {
@@ -100,7 +100,7 @@ fn build(
     compare(&model, golden)?;
     let compare_ms = began.elapsed().as_millis();
     let began = Instant::now();
-    warm(&model, golden, recent, max_batch)?;
+    warm(&model, golden, recent, max_batch);
     let warm_ms = began.elapsed().as_millis();
     let generation = manifest.id().short();
     tracing::debug!(generation, build_ms, compare_ms, warm_ms, "built, compared and warmed");
@@ -110,7 +110,7 @@ fn build(
 /// Whether the model answers as it did when it was judged.
 fn compare(model: &Model, golden: &[Golden]) -> Result<(), PrepareError> {
     for (index, golden) in golden.iter().enumerate() {
-        let scores = model.predict(&[Input { text: golden.text.clone() }])?.swap_remove(0);
+        let scores = model.predict(&[Input::from_golden(golden)])?.swap_remove(0);
         let (found, expected) = (scores.probabilities, &golden.probabilities);
         // A NaN is near nothing.
         let near = |(a, b): (&f32, &f32)| (a - b).abs() <= TOLERANCE;
@@ -123,25 +123,20 @@ fn compare(model: &Model, golden: &[Golden]) -> Result<(), PrepareError> {
 }
 
 /// First answers touch every page and kernel: no client waits for that.
-fn warm(
-    model: &Model,
-    golden: &[Golden],
-    recent: Vec<String>,
-    max_batch: usize,
-) -> Result<(), PrepareError> {
-    let golden = golden.iter().map(|golden| golden.text.clone());
+fn warm(model: &Model, golden: &[Golden], recent: Vec<Input>, max_batch: usize) {
+    let golden = golden.iter().map(Input::from_golden);
     let mut inputs: Vec<Input> =
-        recent.into_iter().chain(golden).map(|text| Input { text }).collect();
+        recent.into_iter().chain(golden).filter(|input| model.reads(input)).collect();
     if inputs.is_empty() {
-        inputs.push(Input { text: "the first text".to_owned() });
+        inputs.push(Input::text("the first text"));
     }
     // One text; then as many as batches have, as far as time allows.
     let began = Instant::now();
-    model.predict(&inputs[..1])?;
+    // One that came lately may be one that cannot be read.
+    drop(model.predict_each(&inputs[..1]));
     let in_time = WARMING.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-6);
     inputs.truncate(max_batch.min(in_time as usize));
     if inputs.len() > 1 {
-        model.predict(&inputs)?;
+        drop(model.predict_each(&inputs));
     }
-    Ok(())
 }

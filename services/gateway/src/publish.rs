@@ -42,7 +42,7 @@ impl Publisher {
     /// Draws the sample and notes the inputs' digests.
     pub(crate) fn note(&self, request: &str, inputs: &[Input]) -> Noted {
         let chosen = inputs.iter().enumerate().filter(|(index, _)| self.chosen(request, *index));
-        let digest = |input: &Input| blake3::hash(input.text.as_bytes()).to_hex().to_string();
+        let digest = |input: &Input| blake3::hash(&input.canonical()).to_hex().to_string();
         Noted(chosen.map(|(index, input)| (index, digest(input))).collect())
     }
 

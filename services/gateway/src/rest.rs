@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+use base64::{Engine as _, prelude::BASE64_STANDARD as STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidegate_contracts::{CODE_VERSION, proto::inference::model_metadata_response::TensorMetadata};
@@ -19,8 +20,9 @@ use tidegate_contracts::{CODE_VERSION, proto::inference::model_metadata_response
 use crate::{
     error::Refused,
     front::{Answer, Front, Question, deadline, request_id},
+    inputs::{Column, Declared, check_inputs, rows},
     oip::SERVER,
-    tensors::{Declared, Output, check_inputs, check_text},
+    tensors::Output,
 };
 
 /// The routes under `/v2`.
@@ -183,6 +185,7 @@ async fn infer(
         data: match output {
             Output::Label => answer.labels().collect(),
             Output::Probabilities => answer.probabilities().collect(),
+            Output::Embedding => answer.embeddings().collect(),
             Output::Generation => json!([answer.served.name]),
         },
     };
@@ -224,7 +227,9 @@ async fn answer(
         version: target.version,
         request: request_id(&request.id),
         event: None,
-        inputs: texts(request)?,
+        inputs: inputs(request)?,
+        exact: true,
+        embeds: outputs.contains(&Output::Embedding),
         came,
         deadline: deadline(came, [timeout.filter(|timeout| !timeout.is_zero()), None]),
         traced: false,
@@ -232,22 +237,36 @@ async fn answer(
     Ok((front.ask(question).await?, id, outputs))
 }
 
-fn texts(mut request: InferRequest) -> Result<Vec<tidegate_model::Input>, Refused> {
+fn inputs(request: InferRequest) -> Result<Vec<tidegate_model::Input>, Refused> {
     let declared = request.inputs.iter().map(|input| Declared {
         name: &input.name,
         datatype: &input.datatype,
         shape: &input.shape,
     });
-    let texts = check_inputs(declared)?;
-    let input = request.inputs.swap_remove(0);
-    if input.data.len() != texts {
-        let (found, shape) = (input.data.len(), input.shape);
-        return Err(Refused::Invalid(format!(
-            "input `text` holds {found} strings in data: its shape {shape:?} says {texts}"
-        )));
+    let (columns, count) = check_inputs(declared)?;
+    let mut read = Vec::with_capacity(columns.len());
+    for (column, input) in columns.into_iter().zip(request.inputs) {
+        if input.data.len() != count {
+            let (name, found, shape) = (column.name(), input.data.len(), input.shape);
+            return Err(Refused::Invalid(format!(
+                "input `{name}` holds {found} strings in data: its shape {shape:?} says {count}"
+            )));
+        }
+        let cell = |(row, cell)| match cell {
+            Text::Flat(text) | Text::Row([text]) => bytes(column, row, text),
+        };
+        let cells = input.data.into_iter().enumerate().map(cell).collect::<Result<_, _>>()?;
+        read.push((column, cells));
     }
-    let check = |(index, text)| match text {
-        Text::Flat(text) | Text::Row([text]) => check_text(index, text.into_bytes()),
-    };
-    input.data.into_iter().enumerate().map(check).collect()
+    rows(read)
+}
+
+/// Pictures and sounds come as base64, as bytes do in the JSON form of an event.
+fn bytes(column: Column, row: usize, text: String) -> Result<Vec<u8>, Refused> {
+    match column {
+        Column::Text | Column::Features => Ok(text.into_bytes()),
+        Column::Image | Column::Audio => STANDARD.decode(text.as_bytes()).map_err(|error| {
+            Refused::Invalid(format!("{}[{row}] is not base64: {error}", column.name()))
+        }),
+    }
 }

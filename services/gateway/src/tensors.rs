@@ -1,14 +1,15 @@
-//! Tensors of the Open Inference Protocol to texts, and scores to tensors.
+//! Tensors of the Open Inference Protocol to inputs, and scores to tensors.
 use tidegate_contracts::proto::inference::{
     InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse,
     infer_parameter::ParameterChoice, model_infer_response::InferOutputTensor,
 };
 use tidegate_model::Input;
 
-use crate::{error::Refused, front::Answer};
-
-/// The one input.
-pub(crate) const TEXT: &str = "text";
+use crate::{
+    error::Refused,
+    front::Answer,
+    inputs::{Declared, check_inputs, rows},
+};
 
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,101 +17,63 @@ pub(crate) enum Output {
     Label,
     Probabilities,
     Generation,
+    /// Of the text's final hidden states; given to who names it.
+    Embedding,
 }
 
 impl Output {
-    pub(crate) const ALL: [Self; 3] = [Self::Label, Self::Probabilities, Self::Generation];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Label, Self::Probabilities, Self::Generation, Self::Embedding];
+
+    /// What is answered when nothing is named: what every client reads at least.
+    const USUAL: [Self; 3] = [Self::Label, Self::Probabilities, Self::Generation];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Label => "label",
             Self::Probabilities => "probabilities",
             Self::Generation => "generation",
+            Self::Embedding => "embedding",
         }
     }
 
     pub(crate) const fn datatype(self) -> &'static str {
         match self {
-            Self::Probabilities => "FP32",
+            Self::Probabilities | Self::Embedding => "FP32",
             Self::Label | Self::Generation => "BYTES",
         }
     }
 
-    /// The shape for `texts` inputs; -1 where it is open.
-    pub(crate) fn shape(self, texts: i64, classes: usize) -> Vec<i64> {
+    /// The shape for `texts` inputs; -1 where it is open. `width`: of an embedding.
+    pub(crate) fn shape(self, texts: i64, classes: usize, width: usize) -> Vec<i64> {
+        let size = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
         match self {
             Self::Label => vec![texts],
-            Self::Probabilities => vec![texts, i64::try_from(classes).unwrap_or(i64::MAX)],
+            Self::Probabilities => vec![texts, size(classes)],
             Self::Generation => vec![1],
+            Self::Embedding => vec![texts, size(width)],
         }
     }
 
-    /// Those that are named, all when none is.
+    /// Those that are named; the usual ones when none is.
     pub(crate) fn requested<'a>(
         names: impl Iterator<Item = &'a str>,
     ) -> Result<Vec<Self>, Refused> {
         let find = |name: &'a str| {
             Self::ALL.into_iter().find(|output| output.name() == name).ok_or_else(|| {
                 invalid(format!(
-                    "output `{name}` is unknown: this model has label, probabilities, generation"
+                    "output `{name}` is unknown: this model has label, probabilities, generation, \
+                     embedding"
                 ))
             })
         };
         let found = names.map(find).collect::<Result<Vec<_>, _>>()?;
-        Ok(if found.is_empty() { Self::ALL.to_vec() } else { found })
+        Ok(if found.is_empty() { Self::USUAL.to_vec() } else { found })
     }
 }
 
 fn invalid(reason: impl Into<String>) -> Refused {
     Refused::Invalid(reason.into())
-}
-
-/// What a request's input says of itself.
-pub(crate) struct Declared<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) datatype: &'a str,
-    pub(crate) shape: &'a [i64],
-}
-
-/// The number of texts, when exactly the one input `text` of type BYTES is there, of shape `[n]`
-/// or `[n, 1]`.
-pub(crate) fn check_inputs<'a>(
-    mut inputs: impl ExactSizeIterator<Item = Declared<'a>>,
-) -> Result<usize, Refused> {
-    let count = inputs.len();
-    let Some(input) = inputs.next() else {
-        return Err(invalid("input `text` is missing: send BYTES of shape [n]"));
-    };
-    let others = inputs.map(|other| other.name).find(|name| *name != TEXT);
-    if let Some(name) = std::iter::once(input.name).find(|name| *name != TEXT).or(others) {
-        return Err(invalid(format!("input `{name}` is unknown: this model has only `text`")));
-    }
-    if count > 1 {
-        return Err(invalid(format!("input `text` is given {count} times")));
-    }
-    if input.datatype != "BYTES" {
-        let found = input.datatype;
-        return Err(invalid(format!("input `text` has datatype `{found}`: BYTES is needed")));
-    }
-    match *input.shape {
-        [n] | [n, 1] if n >= 1 => usize::try_from(n)
-            .map_err(|_| invalid(format!("input `text` has shape [{n}]: that is too many"))),
-        ref shape => Err(invalid(format!(
-            "input `text` has shape {shape:?}: [n] or [n, 1] with n of at least 1 is needed"
-        ))),
-    }
-}
-
-/// A text that can be asked about.
-pub(crate) fn check_text(index: usize, bytes: Vec<u8>) -> Result<Input, Refused> {
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        invalid(format!("text[{index}] is not UTF-8 (first wrong byte at {at})"))
-    })?;
-    if text.trim().is_empty() {
-        return Err(invalid(format!("text[{index}] is blank: there is nothing to classify")));
-    }
-    Ok(Input { text })
 }
 
 /// What an OIP request asks.
@@ -134,30 +97,39 @@ impl Asking {
             datatype: &input.datatype,
             shape: &input.shape,
         });
-        let texts = check_inputs(declared)?;
+        let (columns, count) = check_inputs(declared)?;
         let outputs = Output::requested(request.outputs.iter().map(|o| o.name.as_str()))?;
-        let typed = request.inputs[0].contents.take();
         let raw = std::mem::take(&mut request.raw_input_contents);
-        let strings = match (typed, raw.as_slice()) {
-            (None, []) => return Err(invalid("input `text` has no contents")),
-            (Some(typed), []) => only_bytes(typed)?,
-            (typed, [raw]) if typed.as_ref().is_none_or(is_empty) => split_raw(raw)?,
-            (_, [_]) => {
-                return Err(invalid("input `text` is in both contents and raw_input_contents"));
-            }
-            (_, many) => {
-                let found = many.len();
-                return Err(invalid(format!("raw_input_contents has {found} entries for 1 input")));
-            }
-        };
-        if strings.len() != texts {
-            let (found, shape) = (strings.len(), &request.inputs[0].shape);
-            return Err(invalid(format!(
-                "input `text` holds {found} strings: its shape {shape:?} says {texts}"
-            )));
+        if !raw.is_empty() && raw.len() != columns.len() {
+            let (found, inputs) = (raw.len(), columns.len());
+            let inputs =
+                if inputs == 1 { "1 input".to_owned() } else { format!("{inputs} inputs") };
+            return Err(invalid(format!("raw_input_contents has {found} entries for {inputs}")));
         }
-        let check = |(index, bytes)| check_text(index, bytes);
-        let inputs = strings.into_iter().enumerate().map(check).collect::<Result<_, _>>()?;
+        let mut read = Vec::with_capacity(columns.len());
+        for (at, (column, input)) in columns.into_iter().zip(&mut request.inputs).enumerate() {
+            let name = column.name();
+            let cells = match (input.contents.take(), raw.get(at)) {
+                (None, None) => return Err(invalid(format!("input `{name}` has no contents"))),
+                (Some(typed), None) => only_bytes(name, typed)?,
+                (typed, Some(raw)) if typed.as_ref().is_none_or(is_empty) => {
+                    split_raw((at, name), raw)?
+                }
+                (_, Some(_)) => {
+                    return Err(invalid(format!(
+                        "input `{name}` is in both contents and raw_input_contents"
+                    )));
+                }
+            };
+            if cells.len() != count {
+                let (found, shape) = (cells.len(), &input.shape);
+                return Err(invalid(format!(
+                    "input `{name}` holds {found} strings: its shape {shape:?} says {count}"
+                )));
+            }
+            read.push((column, cells));
+        }
+        let inputs = rows(read)?;
         Ok(Self { inputs, layout: Layout { outputs, raw: !raw.is_empty() } })
     }
 }
@@ -166,22 +138,23 @@ fn is_empty(contents: &InferTensorContents) -> bool {
     *contents == InferTensorContents::default()
 }
 
-fn only_bytes(mut contents: InferTensorContents) -> Result<Vec<Vec<u8>>, Refused> {
+fn only_bytes(name: &str, mut contents: InferTensorContents) -> Result<Vec<Vec<u8>>, Refused> {
     let strings = std::mem::take(&mut contents.bytes_contents);
     if is_empty(&contents) {
         return Ok(strings);
     }
-    Err(invalid("input `text` has contents of another type: BYTES are in bytes_contents"))
+    let reason = "has contents of another type: BYTES are in bytes_contents";
+    Err(invalid(format!("input `{name}` {reason}")))
 }
 
 /// Strings, each after its length in 4 bytes, little-endian.
-fn split_raw(raw: &[u8]) -> Result<Vec<Vec<u8>>, Refused> {
+fn split_raw((at, name): (usize, &str), raw: &[u8]) -> Result<Vec<Vec<u8>>, Refused> {
     let mut strings = Vec::new();
     let mut rest = raw;
     while !rest.is_empty() {
-        let (at, index) = (raw.len() - rest.len(), strings.len());
+        let (byte, index) = (raw.len() - rest.len(), strings.len());
         let wrong = |what: String| {
-            invalid(format!("raw_input_contents[0]: at byte {at}, text[{index}]: {what}"))
+            invalid(format!("raw_input_contents[{at}]: at byte {byte}, {name}[{index}]: {what}"))
         };
         let Some((length, after)) = rest.split_first_chunk::<4>() else {
             return Err(wrong(format!("a length of 4 bytes is needed, {} are left", rest.len())));
@@ -217,9 +190,14 @@ impl Answer {
         self.scores.iter().flat_map(|scores| scores.probabilities.iter().copied())
     }
 
+    /// Row by row; empty where nobody asked for it.
+    pub(crate) fn embeddings(&self) -> impl Iterator<Item = f32> {
+        self.embeddings.iter().flatten().copied()
+    }
+
     pub(crate) fn shape(&self, output: Output) -> Vec<i64> {
         let texts = i64::try_from(self.scores.len()).expect("the queue bounds a request");
-        output.shape(texts, self.served.labels().len())
+        output.shape(texts, self.served.labels().len(), self.served.batcher.width())
     }
 
     /// The OIP response.
@@ -262,6 +240,7 @@ impl Answer {
                 contents.bytes_contents = self.labels().map(|l| l.as_bytes().to_vec()).collect();
             }
             Output::Probabilities => contents.fp32_contents = self.probabilities().collect(),
+            Output::Embedding => contents.fp32_contents = self.embeddings().collect(),
             Output::Generation => {
                 contents.bytes_contents = vec![self.served.name.clone().into_bytes()];
             }
@@ -273,6 +252,7 @@ impl Answer {
         match output {
             Output::Label => join_raw(self.labels()),
             Output::Probabilities => self.probabilities().flat_map(f32::to_le_bytes).collect(),
+            Output::Embedding => self.embeddings().flat_map(f32::to_le_bytes).collect(),
             Output::Generation => join_raw(std::iter::once(self.served.name.as_str())),
         }
     }

@@ -7,7 +7,9 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
 use tidegate_contracts::JobKind;
 
-use crate::{config::Config, demo, infer, offline, operate, output::Format, produce, run, train};
+use crate::{
+    config::Config, demo, generate, infer, offline, operate, output::Format, produce, run, train,
+};
 
 /// Continual learning as a service: events in on Kafka, a gated champion out on gRPC.
 #[derive(Parser)]
@@ -85,6 +87,8 @@ pub(crate) enum Command {
     Produce(produce::ProduceArgs),
     /// Ask the gateway.
     Infer(infer::InferArgs),
+    /// Write text by a generation that learnt next tokens, from its folder.
+    Generate(generate::GenerateArgs),
     /// What serves now, what is under judgement, what runs.
     Status,
     /// Training jobs.
@@ -156,6 +160,13 @@ pub(crate) enum JobsCommand {
     Request {
         /// hot_update, cold_start or transfer.
         kind: JobKind,
+        /// Of a transfer: the domain to learn; all there are when absent.
+        #[arg(long)]
+        domain: Option<String>,
+        /// Of a transfer: the generation to start from, of this ledger or (by its whole id) of
+        /// another model in the same store; the champion when absent.
+        #[arg(long)]
+        from: Option<String>,
         /// Why; on record.
         #[arg(long, default_value = "requested by an operator")]
         reason: String,
@@ -239,6 +250,7 @@ pub(crate) async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(&args).await,
         Command::Produce(args) => produce::run(&global, &args).await,
         Command::Infer(args) => infer::run(&global, args).await,
+        Command::Generate(args) => generate::run(&global, args).await,
         Command::Ledger { command: LedgerCommand::Verify } => offline::ledger_verify(&global).await,
         Command::Suite { command: SuiteCommand::Check { path, n } } => {
             offline::suite_check(&global, path.as_deref(), n)

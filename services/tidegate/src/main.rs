@@ -5,6 +5,7 @@
 mod cli;
 mod config;
 mod demo;
+mod generate;
 mod infer;
 mod listen;
 mod offline;

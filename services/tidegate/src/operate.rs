@@ -2,7 +2,10 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use tidegate_contracts::proto::v1::{self, control_client::ControlClient};
+use tidegate_contracts::{
+    SearchLog,
+    proto::v1::{self, control_client::ControlClient},
+};
 use tonic::{
     metadata::MetadataValue, service::interceptor::InterceptedService, transport::Channel,
 };
@@ -10,7 +13,7 @@ use tonic::{
 use crate::{
     cli::{Command, Global, JobsCommand, LedgerCommand},
     listen,
-    output::{print, print_fields, short, time},
+    output::{Format, print, print_fields, search_log, short, time},
 };
 
 /// Yes or no to one generation.
@@ -69,8 +72,16 @@ pub(crate) async fn run(global: &Global, command: Command) -> anyhow::Result<Exi
             let header = ["job", "kind", "state", "requested", "by", "generation", "reason"];
             print(format, &jobs, &header, jobs.iter().map(job_row).collect())?;
         }
-        Command::Jobs { command: Some(JobsCommand::Request { kind, reason, actor }) } => {
-            let request = v1::RequestJobRequest { kind: kind.to_string(), reason, actor };
+        Command::Jobs {
+            command: Some(JobsCommand::Request { kind, domain, from, reason, actor }),
+        } => {
+            let request = v1::RequestJobRequest {
+                kind: kind.to_string(),
+                reason,
+                actor,
+                domain: domain.unwrap_or_default(),
+                source: from.unwrap_or_default(),
+            };
             let job = client.request_job(request).await?.into_inner();
             print_fields(format, &job, &[("job", job.job.clone())])?;
         }
@@ -83,6 +94,11 @@ pub(crate) async fn run(global: &Global, command: Command) -> anyhow::Result<Exi
         Command::Generations { id: Some(id) } => {
             let one = client.get_generation(v1::GetGenerationRequest { id }).await?.into_inner();
             print_fields(format, &one, &generation_fields(&one))?;
+            if format == Format::Table
+                && let Ok(log) = serde_json::from_str::<SearchLog>(&one.search_json)
+            {
+                search_log(&log)?;
+            }
         }
         Command::Verdicts { id: None } => {
             let request = v1::ListVerdictsRequest { limit: 50 };
@@ -158,9 +174,15 @@ fn decided(global: &Global, response: v1::DecisionResponse) -> anyhow::Result<()
 
 fn job_row(job: &v1::Job) -> Vec<String> {
     let why = if job.failure.is_empty() { &job.reason } else { &job.failure };
+    let mut kind = job.kind.clone();
+    for (word, named) in [("of", &job.domain), ("from", &short(&job.source))] {
+        if !named.is_empty() {
+            kind = format!("{kind} {word} {named}");
+        }
+    }
     vec![
         job.id.clone(),
-        job.kind.clone(),
+        kind,
         job.state.clone(),
         time(job.requested_at.as_ref()),
         job.requested_by.clone(),

@@ -1,7 +1,8 @@
 //! Tables for people, JSON for machines, and exit codes that mean something.
-use std::process::ExitCode;
+use std::{cmp::Reverse, process::ExitCode};
 
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use tidegate_contracts::{Candidate, SearchLog};
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -48,6 +49,33 @@ pub(crate) fn print_fields(
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     for (name, value) in fields {
         println!("{name:width$}  {value}");
+    }
+    Ok(())
+}
+
+/// Every candidate of an architecture search, as a table: the one that won first.
+pub(crate) fn search_log(log: &SearchLog) -> anyhow::Result<()> {
+    let mut all: Vec<(usize, &Candidate)> = log.candidates.iter().enumerate().collect();
+    all.sort_by_key(|(at, one)| (Some(*at) != log.winner, Reverse(one.scores.len()), *at));
+    let rows = all.into_iter().map(|(at, one)| {
+        let scores: Vec<String> = one
+            .scores
+            .iter()
+            .map(|score| format!("{:.4} after {}", score.accuracy, score.steps))
+            .collect();
+        vec![
+            at.to_string(),
+            one.describe(),
+            one.parameters.to_string(),
+            one.active.to_string(),
+            scores.join("\n"),
+            one.dropped.clone().unwrap_or_else(|| "the winner".to_owned()),
+        ]
+    });
+    let header = ["candidate", "architecture", "parameters", "a token", "accuracy, steps", "why"];
+    print(Format::Table, log, &header, rows.collect())?;
+    if let Some(budget) = &log.ended_by {
+        println!("the search was ended early by {budget}");
     }
     Ok(())
 }

@@ -144,3 +144,44 @@ fn wrong_input_is_named_and_nothing_is_trained() {
     let usage = tidegate(folder.path(), &["train", "--dry-run"]);
     assert_eq!(usage.status.code(), Some(2), "{}", text(&usage.stderr));
 }
+
+#[test]
+fn a_writer_learns_from_texts_without_labels_writes_and_is_judged() {
+    let folder = folder();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let unlabelled = |from, count| {
+        let labelled = mails(from, count);
+        labelled.replace(",\"label\":\"spam\"", "").replace(",\"label\":\"ham\"", "")
+    };
+    write("texts.jsonl", &unlabelled(0, 60));
+    write("others.jsonl", &unlabelled(1_000, 20));
+    let recipe = RECIPE
+        .replace("vocab = 300", "vocab = 400\ntask = \"next_token\"")
+        .replace("epochs = 3", "epochs = 30\ndeep_rate = 0.01");
+    write("writer.toml", &recipe);
+    let train = ["train", "--recipe", "writer.toml", "--output", "json", "--data", "texts.jsonl"];
+    let report = json(&tidegate(folder.path(), &[&train[..], &["--out", "writer"]].concat()));
+    assert_eq!(report["plan"]["work"]["classes"], 400);
+    let generate = ["generate", "--generation", "writer", "--output", "json"];
+    let ask = ["prize about", "--temperature", "0", "--max-tokens", "9"];
+    let found = json(&tidegate(folder.path(), &[&generate[..], &ask].concat()));
+    assert!(found["text"].as_str().unwrap().starts_with(" item"), "{found}");
+    assert!(found["tokens"].as_u64().unwrap() <= 9);
+    let seen = tidegate(
+        folder.path(),
+        &["generate", "--generation", "writer", "prize about", "--temperature", "0"],
+    );
+    assert!(text(&seen.stdout).starts_with(" item"), "{}", text(&seen.stdout));
+    let judged =
+        json(&tidegate(folder.path(), &[&generate[..], &["--judge", "others.jsonl"]].concat()));
+    assert_eq!(judged["texts"], 20);
+    assert!(judged["bits_per_byte"].as_f64().unwrap() < 3.0, "{judged}");
+
+    let second = ["--champion", "writer", "--out", "second"];
+    let second = json(&tidegate(folder.path(), &[&train[..], &second].concat()));
+    assert_eq!(second["plan"]["kind"], "hot_update");
+    json(&tidegate(folder.path(), &[TRAIN, &["first.jsonl", "--out", "classifier"]].concat()));
+    let wrong = tidegate(folder.path(), &["generate", "--generation", "classifier", "a"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(text(&wrong.stderr).contains("`next_token` is needed"), "{}", text(&wrong.stderr));
+}

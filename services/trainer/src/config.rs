@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tidegate_learning::Recipe;
+use tidegate_model::Task;
 
 /// Configuration of the trainer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,7 +62,14 @@ impl TrainerConfig {
         anyhow::ensure!(self.max_attempts > 0, "trainer.max_attempts is 0: at least 1 is needed");
         anyhow::ensure!(self.max_starts > 0, "trainer.max_starts is 0: at least 1 is needed");
         anyhow::ensure!(self.max_window > 0, "trainer.max_window is 0: at least 1 is needed");
-        self.recipe().map(drop)
+        let task = self.recipe()?.architecture.task;
+        anyhow::ensure!(
+            task == Task::Classification,
+            "trainer.recipe: `architecture.task` is `{}`, which no suite can judge yet: train it by \
+             `tidegate train --data`",
+            task.as_str()
+        );
+        Ok(())
     }
 }
 
@@ -79,6 +87,14 @@ mod tests {
         wrong.recipe.hot_update.batch = 0;
         let error = format!("{:#}", wrong.validate().unwrap_err());
         assert!(error.contains("trainer.recipe") && error.contains("hot_update.batch"), "{error}");
+    }
+
+    #[test]
+    fn a_task_that_nobody_can_judge_is_refused() {
+        let mut config = TrainerConfig::default();
+        config.recipe.architecture.task = Task::NextToken;
+        let error = format!("{:#}", config.validate().unwrap_err());
+        assert!(error.contains("`next_token`") && error.contains("tidegate train"), "{error}");
     }
 
     #[test]

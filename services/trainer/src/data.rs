@@ -2,7 +2,7 @@
 use std::{collections::BTreeMap, ops::ControlFlow};
 
 use chrono::{DateTime, Utc};
-use tidegate_contracts::{Curated, JobKind, Offset, Partition, Window};
+use tidegate_contracts::{Curated, Domain, JobKind, Offset, Partition, Window};
 use tidegate_learning::Example;
 use tidegate_stream::{Stream, StreamError};
 use tokio_util::sync::CancellationToken;
@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 /// Low and high watermark of each partition.
 pub(crate) type Marks = BTreeMap<Partition, (Offset, Offset)>;
 
-/// A cold start reads what is retained, a hot update what the champion's lineage has not learnt;
-/// both at most `max` offsets.
+/// A cold start and a transfer read what is retained, a hot update what the champion's lineage has
+/// not learnt; all at most `max` offsets.
 pub(crate) fn choose(
     kind: JobKind,
     topic: &str,
@@ -40,20 +40,24 @@ pub(crate) struct Data {
     pub(crate) examples: Vec<Example>,
     /// When the latest of their labels was published.
     pub(crate) newest_label: Option<DateTime<Utc>>,
-    /// Records without a label, held out or without text; they are no examples.
+    /// Records without a label, or held out; they are no examples.
     pub(crate) others: u64,
     /// Records that are no curated records at all.
     pub(crate) unreadable: u64,
     /// Records of windows that were set aside, which nobody learns from.
     pub(crate) set_aside: u64,
+    /// Examples of each domain that was not asked for.
+    pub(crate) elsewhere: BTreeMap<Domain, u64>,
 }
 
 impl Data {
-    /// Reads exactly `window`, without what was set aside: after a rollback, or at a cold start, a
-    /// window spans blocked ones again. Gives up between two records when `cancel` is.
+    /// Reads exactly `window`, or what is of `domain` in it, without what was set aside: after a
+    /// rollback, or at a cold start, a window spans blocked ones again. Gives up between two
+    /// records when `cancel` is.
     pub(crate) async fn read(
         stream: &Stream,
         window: &Window,
+        domain: Option<&Domain>,
         set_aside: &[Window],
         cancel: &CancellationToken,
     ) -> Result<Self, StreamError> {
@@ -63,7 +67,7 @@ impl Data {
             if set_aside.iter().any(|window| window.contains(partition, offset)) {
                 data.set_aside += 1;
             } else {
-                data.add(&record);
+                data.add(&record, domain);
             }
             if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
@@ -74,7 +78,7 @@ impl Data {
         Ok(data)
     }
 
-    fn add(&mut self, record: &tidegate_stream::Record) {
+    fn add(&mut self, record: &tidegate_stream::Record, domain: Option<&Domain>) {
         let curated = match Curated::decode(&record.value) {
             Ok(curated) => curated,
             Err(error) => {
@@ -84,6 +88,9 @@ impl Data {
             }
         };
         match Example::from_curated(&curated) {
+            Some(example) if domain.is_some_and(|domain| *domain != example.domain) => {
+                *self.elsewhere.entry(example.domain).or_default() += 1;
+            }
             Some(example) => {
                 self.newest_label = self.newest_label.max(curated.labelled_at);
                 self.examples.push(example);

@@ -2,7 +2,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tidegate_contracts::{ArtifactHash, GenerationId, JobKind};
+use tidegate_contracts::{ArtifactHash, Domain, GenerationId, JobKind};
 use tidegate_learning::{
     CheckpointDir, Job, LearningError, Recipe, StartingPoint, Trained, manifest, train,
 };
@@ -20,6 +20,9 @@ use crate::{
 
 /// How often progress is published.
 const PROGRESS: Duration = Duration::from_secs(1);
+
+/// Domains named to who asked for one that is not there.
+const DOMAINS: usize = 20;
 
 /// How a job ended for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +99,11 @@ async fn begin(
             let learnt = state.learnt_up_to();
             let max = trainer.config.max_window;
             let window = data::choose(record.kind, topic, &marks, &learnt, max);
-            let parent = if record.kind == JobKind::ColdStart { None } else { state.champion() };
+            let parent = match record.kind {
+                JobKind::ColdStart => None,
+                JobKind::HotUpdate => state.champion(),
+                JobKind::Transfer => record.source.or_else(|| state.champion()),
+            };
             (window, parent)
         }
     };
@@ -136,7 +143,8 @@ async fn begin(
             Ok(champion) => StartingPoint::Champion(champion),
             Err(error @ ArtifactError::Store(_)) => return Err(error.into()),
             Err(error) => {
-                return failed(Failure::for_good(format!("champion {}: {error}", parent.short())));
+                let reason = format!("generation {} to start from: {error}", parent.short());
+                return failed(Failure::for_good(reason));
             }
         },
     };
@@ -166,9 +174,14 @@ async fn work(
     cancel: &CancellationToken,
 ) -> anyhow::Result<Result<Ended, Failure>> {
     let set_aside = trainer.ledger.state().await?.set_aside();
-    let data = Data::read(&trainer.stream, &attempt.job.window, &set_aside, cancel).await?;
+    let domain = attempt.record.domain.as_ref();
+    let window = &attempt.job.window;
+    let data = Data::read(&trainer.stream, window, domain, &set_aside, cancel).await?;
     if cancel.is_cancelled() {
         return Ok(Ok(Ended::Stopped));
+    }
+    if let Some(failure) = none_of(domain, &data) {
+        return Ok(Err(failure));
     }
     tracing::info!(
         job = %attempt.job.id, examples = data.examples.len(), others = data.others,
@@ -219,6 +232,21 @@ async fn work(
     .observe(seconds);
     tracing::info!(job = %attempt.job.id, generation = %generation.short(), seconds, "candidate registered");
     Ok(Ok(Ended::Registered(generation)))
+}
+
+/// A domain without examples, and what there is in its place.
+fn none_of(domain: Option<&Domain>, data: &Data) -> Option<Failure> {
+    let domain = domain.filter(|_| data.examples.is_empty())?;
+    let others: Vec<String> = data
+        .elsewhere
+        .iter()
+        .take(DOMAINS)
+        .map(|(domain, count)| format!("`{domain}` ({count})"))
+        .collect();
+    let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
+    Some(Failure::for_good(format!(
+        "the window has no labelled training example of domain `{domain}`; it has of: {others}"
+    )))
 }
 
 /// Whether this attempt is still the one that counts.

@@ -1,7 +1,7 @@
 //! From the training thread to tasks, metrics and whoever wants to draw a curve.
 use serde::Serialize;
 use tidegate_contracts::{ArtifactHash, JobId, JobKind};
-use tidegate_learning::{Observer, Progress};
+use tidegate_learning::{Observer, Progress, SearchProgress};
 use tidegate_telemetry::metrics;
 use tokio::sync::watch;
 
@@ -19,11 +19,29 @@ pub(crate) struct Report {
     pub(crate) loss: f64,
     pub(crate) examples_per_s: f64,
     pub(crate) expert_load_max_share: f64,
+    /// How far the architecture search is, or was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) search: Option<Searched>,
     /// Step and loss.
     pub(crate) history: Vec<(u64, f64)>,
     /// The newest checkpoint on disk.
     #[serde(skip)]
     pub(crate) checkpoint: Option<(u64, ArtifactHash)>,
+}
+
+/// How far an architecture search is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Searched {
+    /// From 1.
+    pub(crate) rung: usize,
+    pub(crate) rungs: usize,
+    /// The candidate that trains.
+    pub(crate) candidate: usize,
+    pub(crate) candidates: usize,
+    pub(crate) step: u64,
+    pub(crate) steps: u64,
+    /// The highest of the newest accuracies.
+    pub(crate) best: Option<f64>,
 }
 
 /// Keeps the newest report where tasks can see it; never blocks.
@@ -164,6 +182,27 @@ impl Observer for Reporter {
 
     fn checkpoint(&mut self, step: u64, digest: ArtifactHash) {
         self.reports.send_modify(|report| report.checkpoint = Some((step, digest)));
+    }
+
+    fn search(&mut self, now: &SearchProgress<'_>) {
+        let scores = now.log.candidates.iter().filter_map(|one| one.scores.last());
+        let searched = Searched {
+            rung: now.rung,
+            rungs: now.log.rungs.len(),
+            candidate: now.candidate,
+            candidates: now.log.candidates.len(),
+            step: now.step,
+            steps: now.steps,
+            best: scores.map(|score| score.accuracy).max_by(f64::total_cmp),
+        };
+        for (name, help, value) in [
+            ("tidegate_trainer_search_step", "Step of the architecture search.", now.step as f64),
+            ("tidegate_trainer_search_steps", "Steps of the search in all.", now.steps as f64),
+            ("tidegate_trainer_search_rung", "Rung of the search, from 1.", now.rung as f64),
+        ] {
+            metrics::gauge(name, help, &["kind"]).with_label_values(&[self.kind]).set(value);
+        }
+        self.reports.send_modify(|report| report.search = Some(searched));
     }
 }
 

@@ -63,11 +63,15 @@ impl House {
     /// Publishes curated records `from..to`, the classes in turn; every tenth is held out, every
     /// thirteenth has no label.
     async fn publish(&self, classes: &[&str], from: usize, to: usize) {
+        self.publish_of("mail", classes, from, to).await;
+    }
+
+    async fn publish_of(&self, domain: &str, classes: &[&str], from: usize, to: usize) {
         let sink = self.stream.sink().unwrap();
         let messages = (from..to).map(|at| {
             let class = classes[at % classes.len()];
             let json = format!(
-                r#"{{"id": "{class}-{at}", "parts": [{{"text": "{}"}}]}}"#,
+                r#"{{"id": "{class}-{at}", "domain": "{domain}", "parts": [{{"text": "{}"}}]}}"#,
                 text(class, at)
             );
             let time = Utc::now();
@@ -88,8 +92,15 @@ impl House {
 
     async fn request(&self, kind: JobKind) -> JobId {
         let job = JobId::generate();
-        let fact = Fact::JobRequested { job: job.clone(), kind, reason: "test".to_owned() };
+        let fact = Fact::job(job.clone(), kind, "test");
         self.append(fact).await;
+        job
+    }
+
+    async fn request_transfer(&self, domain: &str, source: Option<GenerationId>) -> JobId {
+        let (job, domain) = (JobId::generate(), Some(domain.into()));
+        let (kind, reason) = (JobKind::Transfer, "test".to_owned());
+        self.append(Fact::JobRequested { job: job.clone(), kind, reason, domain, source }).await;
         job
     }
 
@@ -140,7 +151,7 @@ impl House {
         let model = Model::from_files(generation.files(), &Device::Cpu).unwrap();
         let cases: Vec<(&str, Input)> = (1_000..1_060)
             .map(|at| (classes[at % classes.len()], at))
-            .map(|(class, at)| (class, Input { text: text(class, at) }))
+            .map(|(class, at)| (class, Input::text(text(class, at))))
             .collect();
         let inputs: Vec<Input> = cases.iter().map(|(_, input)| input.clone()).collect();
         let scores = model.predict(&inputs).unwrap();
@@ -280,5 +291,80 @@ async fn of_two_trainers_one_works_and_the_other_takes_over() {
     let state = house.ended(&job).await;
     assert_eq!(state.job(&job).unwrap().state, JobState::Succeeded);
     two.stop().await;
+    house.broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_learns_its_domain_alone_from_the_generation_that_it_was_told() {
+    let house = House::build().await;
+    house.publish(BOTH, 0, 80).await;
+    let trainer = house.start(small(4));
+    let job = house.request(JobKind::ColdStart).await;
+    let source = house.ended(&job).await.job(&job).unwrap().generation.expect("it succeeded");
+
+    // Nobody was promoted: only by its source can this begin.
+    house.publish_of("shop", BOTH, 80, 160).await;
+    let job = house.request_transfer("shop", Some(source)).await;
+    let state = house.ended(&job).await;
+    let record = state.job(&job).unwrap();
+    let made = record.generation.unwrap_or_else(|| panic!("{:?}", record.failure));
+    let manifest = house.artifacts.manifest(&made).await.unwrap();
+    assert_eq!((manifest.kind, manifest.parent), (JobKind::Transfer, Some(source)));
+    assert_eq!(manifest.window.len(), 160, "all that is retained was looked at");
+    let report = house.artifacts.get(&manifest.files["transfer.json"].hash).await.unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["domains"].as_object().unwrap().keys().collect::<Vec<_>>(), ["shop"]);
+    let learnt = manifest.metrics["window_examples"];
+    let held = report["held_back"].as_u64().unwrap();
+    // Of the six without a label one is held out anyway, so there is one more than of the mails.
+    assert!(held > 5 && (learnt + held as f64 - 67.0).abs() < f64::EPSILON, "{learnt} {held}");
+    assert!(manifest.metrics["transfer.zero_shot_accuracy"] > 0.8, "the same words");
+    assert!(manifest.metrics["transfer.few_shot_5_accuracy"] > 0.4);
+
+    let job = house.request_transfer("news", Some(source)).await;
+    let state = house.ended(&job).await;
+    let failure = state.job(&job).unwrap().failure.clone().unwrap();
+    for needle in ["`news`", "`mail` (66)", "`shop` (67)"] {
+        assert!(failure.contains(needle), "{failure}");
+    }
+    let nobody = GenerationId::of(b"nobody");
+    let job = house.request_transfer("shop", Some(nobody)).await;
+    let state = house.ended(&job).await;
+    let failure = state.job(&job).unwrap().failure.clone().unwrap();
+    assert!(failure.contains(&nobody.short()), "{failure}");
+    trainer.stop().await;
+    house.broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_searched_cold_start_keeps_its_log_in_the_generation() {
+    let house = House::build().await;
+    house.publish(BOTH, 0, 80).await;
+    let mut recipe = small(2);
+    (recipe.search.candidates, recipe.search.eta, recipe.search.steps) = (3, 3, 2);
+    recipe.search.space.d_model = vec![8, 16];
+    recipe.search.space.layers = vec![1];
+    recipe.search.space.heads = vec![2];
+    recipe.search.space.kv_heads = vec![1, 2];
+    let trainer = house.start(recipe);
+    let job = house.request(JobKind::ColdStart).await;
+    let state = house.ended(&job).await;
+    let record = state.job(&job).unwrap();
+    let made = record.generation.unwrap_or_else(|| panic!("{:?}", record.failure));
+    let manifest = house.artifacts.manifest(&made).await.unwrap();
+    let log = house.artifacts.get(&manifest.files[tidegate_contracts::SEARCH].hash).await.unwrap();
+    let log: tidegate_contracts::SearchLog = serde_json::from_slice(&log).unwrap();
+    assert_eq!(log.candidates.len(), 3);
+    assert!(log.winner.is_some() && manifest.metrics["search.seconds"] > 0.0);
+    let progress = house.ledger.get_state(&format!("progress/{job}")).await.unwrap().unwrap();
+    let progress: serde_json::Value = serde_json::from_slice(&progress).unwrap();
+    assert_eq!(progress["search"]["step"], progress["search"]["steps"]);
+    let checkpoints = house.data_dir().join("checkpoints");
+    house
+        .until("the checkpoints are cleared", |_| {
+            std::fs::read_dir(&checkpoints).is_ok_and(|dir| dir.count() == 0)
+        })
+        .await;
+    trainer.stop().await;
     house.broker.shutdown().await;
 }

@@ -252,7 +252,7 @@ fn rows(one: &Split, half: &Split, limit: &Percentiles) -> comfy_table::Table {
 
 /// Both sides run the same model, or the comparison would mean nothing.
 fn same_answer(model: &Model, text: &str, response: &ModelInferResponse) -> anyhow::Result<()> {
-    let scores = model.predict(&[Input { text: text.to_owned() }])?.swap_remove(0);
+    let scores = model.predict(&[Input::text(text)])?.swap_remove(0);
     let (index, probability) = scores.best();
     let (label, answered) =
         client::answer(response).ok_or_else(|| anyhow::anyhow!("the answer has no label"))?;

@@ -183,7 +183,7 @@ fn bare(
             loop {
                 let next = queue.lock().expect("no holder of it panics").recv();
                 let Ok((i, due)) = next else { break };
-                let input = Input { text: texts[i % texts.len()].clone() };
+                let input = Input::text(&*texts[i % texts.len()]);
                 let answered = model.predict(&[input]).map(|_| due.elapsed());
                 if tell.send(answered).is_err() {
                     break;

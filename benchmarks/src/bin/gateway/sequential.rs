@@ -91,7 +91,7 @@ impl Sides<'_> {
     fn ask(&mut self, runtime: &Runtime, who: Who, text: &str) -> anyhow::Result<()> {
         match who {
             Who::Bare => {
-                self.model.predict(&[Input { text: text.to_owned() }])?;
+                self.model.predict(&[Input::text(text)])?;
             }
             Who::Socket => self.socket.round_trip(&request(text))?,
             Who::Echo => {

@@ -1,5 +1,5 @@
-//! Prequential accuracy on the demo's stream: our generations beside scikit-learn, updated in the
-//! same batches. `benchmarks/quality/run.sh` runs it.
+//! Prequential accuracy on real streams: our generations beside scikit-learn and River, updated in
+//! the same batches. `benchmarks/quality/run.sh` runs it.
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
 use anyhow::Context as _;
@@ -7,24 +7,28 @@ use clap::Parser;
 use serde::Deserialize;
 use serde_json::json;
 use tidegate_benchmarks::{
-    Report,
-    corpus::{self, Mail},
-    crate_version, table,
+    Report, crate_version,
+    learner::Seconds,
+    streams::{self, Stream},
+    table,
 };
+use tidegate_learning::Recipe;
 
 mod ours;
 mod scores;
 
-use ours::Seconds;
-use scores::{difference, score};
+use scores::{Scores, difference, score};
 
-/// Prequential accuracy, beside scikit-learn.
+/// Prequential accuracy, beside scikit-learn and River.
 #[derive(Parser)]
 struct Options {
-    /// The unpacked corpus.
+    /// The unpacked e-mail corpus.
     #[arg(long)]
     corpus: PathBuf,
-    /// Python with scikit-learn.
+    /// The unpacked opinions.
+    #[arg(long)]
+    opinions: PathBuf,
+    /// Python with scikit-learn and River.
     #[arg(long)]
     python: PathBuf,
     /// Where the figures go.
@@ -33,14 +37,23 @@ struct Options {
     /// What an earlier `make demo` found, to be quoted if it is there.
     #[arg(long, default_value = "demo-report/report.json")]
     demo_report: PathBuf,
-    /// Batches, from the beginning of the stream; all of them when absent.
+    /// Our own cold start on all so far is done before each so many-th batch.
+    #[arg(long, default_value_t = 8)]
+    scratch_every: usize,
+    /// Only these streams, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    streams: Vec<String>,
+    /// What this file changes of the default recipe, for our updates.
     #[arg(long)]
-    batches: Option<usize>,
+    recipe: Option<PathBuf>,
+    /// Our updates alone, on the first fifth of each stream and scored there: what settings are
+    /// chosen on. Writes nothing.
+    #[arg(long)]
+    development: bool,
+    /// A few batches, to see whether it runs; writes nothing.
+    #[arg(long)]
+    quick: bool,
 }
-
-/// River's bag of words with complement naive Bayes, which learns each mail before the next one
-/// comes: measured on this stream when the project began, on another machine and not in this run.
-const ONE_BY_ONE: f64 = 0.975;
 
 /// One learner of the peer.
 #[derive(Deserialize)]
@@ -54,149 +67,223 @@ struct Learner {
 #[derive(Deserialize)]
 struct Peer {
     sgd: Learner,
+    passive_aggressive: Learner,
+    complement_nb: Learner,
+    river: Learner,
+    river_at_once: Learner,
     scratch: Learner,
     hindsight: Learner,
     versions: BTreeMap<String, String>,
 }
 
+/// A line of the table.
+struct Line {
+    who: &'static str,
+    scores: Scores,
+    training: Seconds,
+    predictions: Vec<Option<String>>,
+    /// Learns when we do: what ours is to be above of.
+    batch: bool,
+}
+
+const OURS: &str = "tidegate, hot updates";
+const OWN_SCRATCH: &str = "tidegate, from scratch each batch";
+const SCRATCH: &str = "TF-IDF + logistic regression, from scratch each batch";
+const AT_ONCE: &str = "labels at once: River's complement naive Bayes";
+const HINDSIGHT: &str = "limit: TF-IDF with hindsight (5 folds)";
+
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
+    let recipe = match &options.recipe {
+        Some(path) => Recipe::from_toml(&std::fs::read_to_string(path)?)?,
+        None => Recipe::default(),
+    };
     let mut report = Report::begin(
         "quality",
-        "prequential accuracy after the first 250 mails, learners updated in the same batches",
+        "prequential accuracy on the last four fifths of each stream, learners updated in the same \
+         batches",
     );
-    let mut batches = corpus::days(&options.corpus)?;
-    batches.truncate(options.batches.unwrap_or(usize::MAX));
-    let mails: usize = batches.iter().map(Vec::len).sum();
-    let folder = tempfile::tempdir()?;
-
-    let ours = ours::replay(&batches, folder.path())?;
-    let peer = peer(&options, &batches, folder.path())?;
-    let best = score(&batches, &ours.predictions);
-    let sgd: Vec<_> = peer.sgd.runs.iter().map(|run| score(&batches, run)).collect();
-    let sgd_accuracy = mean(sgd.iter().map(|s| s.accuracy));
-    let sgd_f1 = mean(sgd.iter().map(|s| s.macro_f1));
-    let spread = sgd.iter().map(|s| (s.accuracy - sgd_accuracy).abs()).fold(0.0, f64::max);
-    let scratch = score(&batches, &peer.scratch.runs[0]);
-    let hindsight = score(&batches, &peer.hindsight.runs[0]);
-    let to_sgd = difference(&batches, &ours.predictions, &peer.sgd.runs[0]);
-    let to_scratch = difference(&batches, &ours.predictions, &peer.scratch.runs[0]);
-    let training = ours.cold_start.plus(ours.hot_updates);
-    let gated = gated(&options.demo_report);
-
-    report.versions = peer.versions;
-    report.versions.insert("burn".to_owned(), crate_version("burn"));
-    report.result = json!({
-        "mails": mails,
-        "batches": batches.len(),
-        "counted": best.n,
-        "ours": { "scores": best, "training": training, "cold_start": ours.cold_start },
-        "sgd": {
-            "accuracy": sgd_accuracy,
-            "macro_f1": sgd_f1,
-            "seeds": sgd.len(),
-            "largest_deviation": spread,
-            "training": peer.sgd.seconds,
-        },
-        "retrained_from_scratch": { "scores": scratch, "training": peer.scratch.seconds },
-        "hindsight": hindsight,
-        "one_by_one_not_in_this_run": ONE_BY_ONE,
-        "gated_demo": gated,
-        "ours_less_sgd": to_sgd,
-        "ours_less_retrained": to_scratch,
-        "ratio": {
-            "error_ours_to_sgd": (1.0 - best.accuracy) / (1.0 - sgd_accuracy),
-            "error_ours_to_retrained": (1.0 - best.accuracy) / (1.0 - scratch.accuracy),
-            "error_ours_to_hindsight": (1.0 - best.accuracy) / (1.0 - hindsight.accuracy),
-            "training_cpu_ours_to_retrained": training.cpu_s / peer.scratch.seconds.cpu_s,
-            "training_cpu_ours_to_sgd": training.cpu_s / peer.sgd.seconds.cpu_s,
-        },
-    });
-
-    let mut rows = table(&["", "accuracy", "macro-F1", "errors, ours is", "training s", "CPU s"]);
-    let mut row = |who: &str, accuracy: f64, f1: Option<f64>, seconds: Option<Seconds>| {
-        let of = |figure: fn(Seconds) -> f64| {
-            seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{:.1}", figure(seconds)))
-        };
-        rows.add_row(vec![
-            who.to_owned(),
-            format!("{accuracy:.4}"),
-            f1.map_or_else(|| "-".to_owned(), |f1| format!("{f1:.4}")),
-            format!("{:.2} x", (1.0 - best.accuracy) / (1.0 - accuracy)),
-            of(|s| s.wall_s),
-            of(|s| s.cpu_s),
-        ]);
-    };
-    row("tidegate, hot updates", best.accuracy, Some(best.macro_f1), Some(training));
-    if let Some(gated) = &gated {
-        row("tidegate, through the gate (demo)", gated.accuracy, Some(gated.macro_f1), None);
+    let mut streams = streams::all(&options.corpus, &options.opinions)?;
+    streams.retain(|s| options.streams.is_empty() || options.streams.iter().any(|n| n == s.name));
+    if options.development {
+        return development(&streams, &recipe);
     }
-    row("SGD, hashed 1-2-grams", sgd_accuracy, Some(sgd_f1), Some(peer.sgd.seconds));
-    row(
-        "TF-IDF + logistic regression, from scratch",
-        scratch.accuracy,
-        Some(scratch.macro_f1),
-        Some(peer.scratch.seconds),
-    );
-    row(
-        "limit: the same with hindsight (5 folds)",
-        hindsight.accuracy,
-        Some(hindsight.macro_f1),
-        None,
-    );
-    row("River, mail by mail (not this run)", ONE_BY_ONE, None, None);
-    let mut notes = vec![
-        format!("{mails} mails in {} batches; {} predictions count", batches.len(), best.n),
-        format!(
-            "ours less SGD's first seed: {:+.2} points (95 % interval {:+.2} to {:+.2}, batches \
-             resampled); the table has the mean of {} seeds, none further than {:.2} points from it",
-            to_sgd.points,
-            to_sgd.low,
-            to_sgd.high,
-            sgd.len(),
-            100.0 * spread
-        ),
-        format!(
-            "ours less retrained: {:+.2} points ({:+.2} to {:+.2}) with {:.2} of its CPU time",
-            to_scratch.points,
-            to_scratch.low,
-            to_scratch.high,
-            training.cpu_s / peer.scratch.seconds.cpu_s
-        ),
-        format!("our cold start took {:.1} s of ours", ours.cold_start.wall_s),
-    ];
+    let mut rows = table(&[
+        "stream",
+        "",
+        "accuracy",
+        "macro-F1",
+        "ours less it",
+        "95 %",
+        "CPU s",
+        "ours / its",
+    ]);
+    let mut notes = Vec::new();
+    let mut results = serde_json::Map::new();
+    for stream in &mut streams {
+        if options.quick {
+            stream.batches.truncate(6);
+        }
+        let (lines, cold_start) = measure(&options, stream, &recipe, &mut report.versions)?;
+        results.insert(stream.name.to_owned(), told(stream, &lines, cold_start, &mut rows));
+        let texts: usize = stream.batches.iter().map(Vec::len).sum();
+        notes.push(format!(
+            "{}: {}; {texts} texts in {} batches, {} predictions count; our cold start took {:.1} \
+             CPU s",
+            stream.name,
+            stream.about,
+            stream.batches.len(),
+            lines[0].scores.n,
+            cold_start.cpu_s,
+        ));
+    }
+    notes.push(format!(
+        "{OWN_SCRATCH}: done before each {}th batch, compared there; CPU s as if before each",
+        options.scratch_every
+    ));
+    let gated = gated(&options.demo_report);
     if let Some(gated) = &gated {
         notes.push(format!(
-            "the demo's figure is of {}: it learns from 85 % of the mails (the rest judges), one \
-             day is poisoned, and the gate may block",
-            gated.date
+            "the demo of {} had {:.4} after its first 250 mails: it learns from 85 % of them (the \
+             rest judges), one day is poisoned, and the gate may block",
+            gated.date, gated.accuracy
         ));
+    }
+    report.versions.insert("burn".to_owned(), crate_version("burn"));
+    report.result = json!({ "streams": results, "gated_demo": gated });
+    if options.quick || !options.streams.is_empty() || options.recipe.is_some() {
+        let aside = tempfile::tempdir()?;
+        return report.publish(&rows, &notes, &aside.path().join("quality.json"));
     }
     report.publish(&rows, &notes, &options.out)
 }
 
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let n = values.len().max(1) as f64;
-    values.sum::<f64>() / n
+/// Scores where settings may be chosen.
+fn development(streams: &[Stream], recipe: &Recipe) -> anyhow::Result<()> {
+    for stream in streams {
+        let mut short = stream.clone();
+        let (skipped, mut kept) = (scores::skipped(stream), 0);
+        short.batches.retain(|batch| {
+            kept += batch.len();
+            kept <= skipped
+        });
+        let ours = ours::updated(&short, recipe, 1)?;
+        // All of it is before what counts in a report.
+        let found = score(stream, &ours.predictions, true);
+        println!(
+            "{}: accuracy {:.4}, macro-F1 {:.4} over {}; {:.1} CPU s, of which the cold start {:.1}",
+            stream.name,
+            found.accuracy,
+            found.macro_f1,
+            found.n,
+            ours.training.cpu_s,
+            ours.cold_start.cpu_s
+        );
+    }
+    Ok(())
 }
 
-/// Writes the batches and runs scikit-learn on them.
-fn peer(
+/// Everybody on one stream; ours first, then our own full retraining.
+fn measure(
     options: &Options,
-    batches: &[Vec<Mail>],
-    folder: &std::path::Path,
-) -> anyhow::Result<Peer> {
+    stream: &Stream,
+    recipe: &Recipe,
+    versions: &mut BTreeMap<String, String>,
+) -> anyhow::Result<(Vec<Line>, Seconds)> {
+    let folder = tempfile::tempdir()?;
+    let ours = ours::updated(stream, recipe, 0)?;
+    let own = ours::from_scratch(stream, options.scratch_every)?;
+    let peer = peer(options, stream, folder.path())?;
+    versions.extend(peer.versions);
+    let line = |who, batch, predictions: Vec<Option<String>>, training| {
+        let scores = score(stream, &predictions, false);
+        Line { who, scores, training, predictions, batch }
+    };
+    let of = |who, batch, learner: Learner| {
+        // The middle one of several seeds.
+        let mut runs = learner.runs;
+        runs.sort_by(|a, b| {
+            score(stream, a, false).accuracy.total_cmp(&score(stream, b, false).accuracy)
+        });
+        let middle = runs.swap_remove(runs.len() / 2);
+        line(who, batch, middle, learner.seconds)
+    };
+    let lines = vec![
+        line(OURS, true, ours.predictions, ours.training),
+        line(OWN_SCRATCH, true, own.predictions, own.training),
+        of(SCRATCH, true, peer.scratch),
+        of("SGD, hashed 1-2-grams", true, peer.sgd),
+        of("passive-aggressive, the same", true, peer.passive_aggressive),
+        of("complement naive Bayes, hashed", true, peer.complement_nb),
+        of("River's complement naive Bayes", true, peer.river),
+        of(AT_ONCE, false, peer.river_at_once),
+        of(HINDSIGHT, false, peer.hindsight),
+    ];
+    Ok((lines, ours.cold_start))
+}
+
+/// Adds a stream's lines to the table; the same as JSON.
+fn told(
+    stream: &Stream,
+    lines: &[Line],
+    cold_start: Seconds,
+    rows: &mut comfy_table::Table,
+) -> serde_json::Value {
+    let ours = &lines[0];
+    let mut learners = Vec::new();
+    for line in lines {
+        let less = difference(stream, &ours.predictions, &line.predictions);
+        let ratio = ours.training.cpu_s / line.training.cpu_s;
+        let itself = line.who == OURS;
+        let or_dash = |text: String| if itself { "-".to_owned() } else { text };
+        rows.add_row(vec![
+            stream.name.to_owned(),
+            line.who.to_owned(),
+            format!("{:.4}", line.scores.accuracy),
+            format!("{:.4}", line.scores.macro_f1),
+            or_dash(format!("{:+.2}", less.points)),
+            or_dash(format!("{:+.2} to {:+.2}", less.low, less.high)),
+            format!("{:.1}", line.training.cpu_s),
+            or_dash(format!("{ratio:.3} x")),
+        ]);
+        learners.push(json!({
+            "learner": line.who,
+            "in_the_same_batches": line.batch,
+            "scores": line.scores,
+            "training": line.training,
+            "ours_less_it": less,
+            "cpu_ours_to_its": ratio,
+        }));
+    }
+    let behind: Vec<&str> = lines[1..]
+        .iter()
+        .filter(|line| line.batch)
+        .filter(|line| difference(stream, &ours.predictions, &line.predictions).points <= 0.0)
+        .map(|line| line.who)
+        .collect();
+    json!({
+        "about": stream.about,
+        "texts": stream.batches.iter().map(Vec::len).sum::<usize>(),
+        "batches": stream.batches.len(),
+        "cold_start": cold_start,
+        "learners": learners,
+        "not_below_ours": behind,
+    })
+}
+
+/// Writes the batches and runs scikit-learn and River on them.
+fn peer(options: &Options, stream: &Stream, folder: &std::path::Path) -> anyhow::Result<Peer> {
     let mut lines = String::new();
-    for (batch, mails) in batches.iter().enumerate() {
-        for mail in mails {
-            let line = json!({ "batch": batch, "text": mail.text, "label": mail.label });
+    for (batch, texts) in stream.batches.iter().enumerate() {
+        for text in texts {
+            let line = json!({ "batch": batch, "text": text.text, "label": text.label });
             lines.push_str(&line.to_string());
             lines.push('\n');
         }
     }
     let input = folder.join("batches.jsonl");
     std::fs::write(&input, lines)?;
-    eprintln!("scikit-learn");
+    eprintln!("{}: scikit-learn and River", stream.name);
     let output = Command::new(&options.python)
         .arg("benchmarks/quality/peer.py")
         .arg(&input)

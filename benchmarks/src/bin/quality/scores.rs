@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use tidegate_benchmarks::corpus::Mail;
+use tidegate_benchmarks::streams::{Stream, Text};
 
-/// Mails before the first that counts, as in the figures of other learners on this stream.
-const SKIPPED: usize = 250;
+/// Share of a stream that settings were chosen on; what comes after it counts.
+const CHOSEN_ON: f64 = 0.2;
 const RESAMPLES: usize = 4_000;
 
 /// Over the predictions that count.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Scores {
     pub(crate) n: usize,
     pub(crate) accuracy: f64,
@@ -26,16 +26,42 @@ pub(crate) struct Difference {
     pub(crate) high: f64,
 }
 
-pub(crate) fn score(batches: &[Vec<Mail>], predictions: &[Option<String>]) -> Scores {
+/// Texts of whole batches that settings were chosen on; at least the first batch.
+pub(crate) fn skipped(stream: &Stream) -> usize {
+    let all: usize = stream.batches.iter().map(Vec::len).sum();
+    let mut skipped = 0;
+    for batch in &stream.batches {
+        if skipped > 0 && (skipped + batch.len()) as f64 > CHOSEN_ON * all as f64 {
+            break;
+        }
+        skipped += batch.len();
+    }
+    skipped
+}
+
+/// Of what counts; of the other part with `development`.
+pub(crate) fn score(stream: &Stream, predictions: &[Option<String>], development: bool) -> Scores {
+    let skipped = skipped(stream);
+    let counted = stream
+        .batches
+        .iter()
+        .flatten()
+        .zip(predictions)
+        .enumerate()
+        .filter(|(at, _)| (*at < skipped) == development)
+        .filter_map(|(_, (text, said))| Some((text, said.as_deref()?)));
+    of(counted)
+}
+
+fn of<'a>(counted: impl Iterator<Item = (&'a Text, &'a str)>) -> Scores {
     // By class: hits, said, actual.
     let mut classes: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
     let (mut n, mut right) = (0, 0);
-    for (mail, said) in batches.iter().flatten().zip(predictions).skip(SKIPPED) {
-        let Some(said) = said else { continue };
+    for (text, said) in counted {
         n += 1;
         classes.entry(said).or_default()[1] += 1;
-        classes.entry(mail.label).or_default()[2] += 1;
-        if said == mail.label {
+        classes.entry(text.label).or_default()[2] += 1;
+        if said == text.label {
             right += 1;
             classes.entry(said).or_default()[0] += 1;
         }
@@ -45,22 +71,22 @@ pub(crate) fn score(batches: &[Vec<Mail>], predictions: &[Option<String>]) -> Sc
     Scores { n, accuracy: right as f64 / n.max(1) as f64, macro_f1 }
 }
 
-/// Ours less theirs. Whole batches are resampled: mails of a day are alike, so that single ones
-/// would make the interval too narrow.
+/// Ours less theirs, where both predicted. Whole batches are resampled: texts of a day are alike, so
+/// that single ones would make the interval too narrow.
 pub(crate) fn difference(
-    batches: &[Vec<Mail>],
+    stream: &Stream,
     ours: &[Option<String>],
     theirs: &[Option<String>],
 ) -> Difference {
-    // By batch: mails that count, ours right less theirs right.
+    // By batch: texts that count, ours right less theirs right.
     let mut by_batch = vec![];
-    let mut at = 0;
-    for batch in batches {
+    let (mut at, skipped) = (0, skipped(stream));
+    for batch in &stream.batches {
         let (mut n, mut more) = (0_i64, 0_i64);
-        for mail in batch {
-            if let (true, Some(ours), Some(theirs)) = (at >= SKIPPED, &ours[at], &theirs[at]) {
+        for text in batch {
+            if let (true, Some(ours), Some(theirs)) = (at >= skipped, &ours[at], &theirs[at]) {
                 n += 1;
-                more += i64::from(ours == mail.label) - i64::from(theirs == mail.label);
+                more += i64::from(ours == text.label) - i64::from(theirs == text.label);
             }
             at += 1;
         }

@@ -61,7 +61,7 @@ pub(crate) fn learn(mails: &Path, folder: &Path) -> anyhow::Result<()> {
     let mails: Vec<Mail> = serde_json::from_slice(&std::fs::read(mails)?)?;
     let example = |mail: Mail| Example {
         id: EventId::new(mail.id),
-        input: Input { text: mail.text },
+        input: Input::text(mail.text),
         label: Class::new(mail.label),
         weight: 1.0,
         domain: Domain::new("email"),

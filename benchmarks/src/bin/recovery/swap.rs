@@ -238,8 +238,12 @@ impl Maker {
         ]);
         let model = Model::from_files(&files, &Device::Cpu)?;
         let parameters = model.parameters().0;
-        let answer = model.predict(&[Input { text: golden.to_owned() }])?.swap_remove(0);
-        let golden = Golden { text: golden.to_owned(), probabilities: answer.probabilities };
+        let answer = model.predict(&[Input::text(golden)])?.swap_remove(0);
+        let golden = Golden {
+            text: golden.to_owned(),
+            parts: Vec::new(),
+            probabilities: answer.probabilities,
+        };
         drop(model);
 
         let window = Window::new(
@@ -280,7 +284,7 @@ impl Maker {
         let document = Verdict { champion, ..made.document.clone() };
         let verdict = self.artifacts.put(serde_json::to_vec(&document)?.into()).await?;
         let (job, kind, reason) = (document.job.clone(), document.kind, "benchmark".to_owned());
-        self.append(Fact::JobRequested { job: job.clone(), kind, reason }).await?;
+        self.append(Fact::job(job.clone(), kind, reason)).await?;
         let (attempt, started) = (1, window.clone());
         self.append(Fact::JobStarted { job: job.clone(), attempt, window: started, parent: None })
             .await?;

@@ -5,19 +5,17 @@ use std::{collections::BTreeMap, path::PathBuf};
 use anyhow::Context as _;
 use burn::tensor::{Distribution, Tensor};
 use clap::Parser;
-use rand::{RngExt as _, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidegate_benchmarks::{
-    Report, crate_version, reference, table,
+    Report, crate_version, reference, table, training,
     turns::{Peer, Samples, Timed, timed},
 };
 use tidegate_model::{CpuBackend, Weights, in_haste};
 
 mod ours;
 
-use ours::Ours;
+use ours::{Ours, ours};
 
 /// Training steps, beside PyTorch.
 #[derive(Parser)]
@@ -94,8 +92,8 @@ fn main() -> anyhow::Result<()> {
         seed: 7,
     };
     let folder = tempfile::tempdir()?;
-    let rows = rows(architecture.vocab as u32, 64, settings.sequence + 1);
-    let mut ours = Ours::new(&architecture, &settings, &rows)?;
+    let rows = training::rows(architecture.vocab as u32, 64, settings.sequence + 1);
+    let mut ours = ours(&architecture, &settings, &rows);
 
     let [weights, tokens, logits] =
         ["weights.safetensors", "tokens.bin", "logits.bin"].map(|name| folder.path().join(name));
@@ -132,7 +130,7 @@ fn main() -> anyhow::Result<()> {
                 timed(seconds, || match what {
                     // As a request is answered, and as the trainer learns.
                     "forward" => in_haste(|| ours.forward().map(drop)),
-                    _ => rayon::scope(|_| ours.train().map(drop)),
+                    _ => rayon::scope(|_| ours.step().map(drop)),
                 })?,
             );
             for way in &options.ways {
@@ -215,7 +213,7 @@ fn check(ours: &mut Ours, first: &First, logits: &[u8], settings: &Settings) -> 
     anyhow::ensure!(apart < LOGITS_APART, "logits are {apart} apart: not the same network");
     ours.begin_again();
     let losses: Vec<f32> =
-        (0..settings.check_steps).map(|_| ours.train()).collect::<anyhow::Result<_>>()?;
+        (0..settings.check_steps).map(|_| ours.step()).collect::<anyhow::Result<_>>()?;
     for (way, theirs) in &first.ways {
         anyhow::ensure!(
             theirs.logits_apart < LOGITS_APART,
@@ -241,21 +239,4 @@ fn matmul(seconds: f64) -> anyhow::Result<Timed> {
         std::hint::black_box(a.clone().matmul(b.clone()));
         Ok(())
     })
-}
-
-/// Rows of tokens, each most often followed by one of a few: there is something to learn.
-fn rows(vocab: u32, count: usize, length: usize) -> Vec<Vec<u32>> {
-    let mut rng = ChaCha8Rng::seed_from_u64(11);
-    let mut row = |_| {
-        let mut token = rng.random_range(0..vocab);
-        let mut next = |_| {
-            token = match rng.random_range(0..10) {
-                0 => rng.random_range(0..vocab),
-                way => (token * 7 + way % 3) % vocab,
-            };
-            token
-        };
-        (0..length).map(&mut next).collect()
-    };
-    (0..count).map(&mut row).collect()
 }

@@ -109,6 +109,45 @@ fn equal_rows_of_features_are_no_duplicates() {
     }
 }
 
+/// An event with one part, its bytes as base64.
+fn part(offset: i64, kind: &str, base64: &str, text: &str) -> Incoming {
+    let text = if text.is_empty() { String::new() } else { format!(r#",{{"text":"{text}"}}"#) };
+    let value =
+        format!(r#"{{"id":"{offset}","label":"x","parts":[{{"{kind}":"{base64}"}}{text}]}}"#);
+    Incoming::Event(raw("events", offset, offset, value))
+}
+
+/// Pictures of one pixel: black, and white.
+const BLACK: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==";
+const WHITE: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg==";
+
+#[test]
+fn a_part_that_cannot_be_decoded_is_rejected_by_its_name() {
+    let mut pipeline = pipeline();
+    curated(pipeline.apply(part(0, "image", BLACK, "")));
+    for (offset, kind, bytes) in [
+        (1, "image", &BLACK[..60]),
+        // A WAV of no samples.
+        (2, "audio", "UklGRiQAAABXQVZFZm10IBAAAAABAAEAgD4AAAB9AAACABAAZGF0YQAAAAA="),
+    ] {
+        let result = rejected(pipeline.apply(part(offset, kind, bytes, "")));
+        assert_eq!((result.stage, result.code), (StageName::Validate, "undecodable_part"));
+        assert!(result.reason.contains(&format!("`parts[0].{kind}`")), "{}", result.reason);
+    }
+}
+
+#[test]
+fn the_same_words_beside_another_picture_are_no_duplicate_and_the_same_picture_is() {
+    let mut pipeline = pipeline();
+    let text = long_text(0);
+    curated(pipeline.apply(part(0, "image", BLACK, &text)));
+    curated(pipeline.apply(part(1, "image", WHITE, &text)));
+    let again = rejected(pipeline.apply(part(2, "image", BLACK, &text)));
+    assert_eq!(again.code, "duplicate_content");
+}
+
 fn long_text(changed: usize) -> String {
     let words = (0..100).map(|i| if i < changed { format!("x{i}") } else { format!("w{i}") });
     words.collect::<Vec<_>>().join(" ")

@@ -7,7 +7,9 @@ use std::{
 use chrono::DateTime;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use tidegate_contracts::{Class, Domain, EventId, GenerationId, JobId, JobKind, Manifest, Window};
+use tidegate_contracts::{
+    Class, Domain, EventId, FeatureValue, GenerationId, JobId, JobKind, Manifest, Part, Window,
+};
 use tidegate_evaluation::{EvalExample, Predictor};
 use tidegate_model::{Input, ModelError, Scores};
 
@@ -29,6 +31,8 @@ pub(crate) struct Toy {
     broken: bool,
     /// Says this class whatever it is asked.
     always: Option<usize>,
+    /// Reads text alone.
+    text_only: bool,
 }
 
 impl Toy {
@@ -43,6 +47,7 @@ impl Toy {
             slowness: 1,
             broken: false,
             always: None,
+            text_only: false,
         }
     }
 
@@ -61,6 +66,10 @@ impl Toy {
 
     pub(crate) fn broken(self) -> Self {
         Self { broken: true, ..self }
+    }
+
+    pub(crate) fn text_only(self) -> Self {
+        Self { text_only: true, ..self }
     }
 
     fn wrong(&self, number: u64, fresh: bool) -> bool {
@@ -107,7 +116,13 @@ impl Predictor for Toy {
         let work = Duration::from_micros(20) * self.slowness;
         let one = |input: &Input| {
             let began = Instant::now();
-            let answer = self.answer(&input.text);
+            let answer = match &input.parts[..] {
+                [Part::Features(values)] => match &values["said"] {
+                    FeatureValue::Category(said) => self.answer(said),
+                    FeatureValue::Number(_) => unreachable!("toys are asked in words"),
+                },
+                _ => self.answer(&input.texts()),
+            };
             if inputs.len() < 40 {
                 while began.elapsed() < work {
                     std::hint::spin_loop();
@@ -116,6 +131,18 @@ impl Predictor for Toy {
             answer
         };
         Ok(inputs.iter().map(one).collect())
+    }
+
+    fn reads(&self, input: &Input) -> bool {
+        !self.text_only || input.is_text()
+    }
+}
+
+/// The same without text: what it said is a feature.
+pub(crate) fn without_text(examples: &mut [EvalExample]) {
+    for example in examples {
+        let said = FeatureValue::Category(example.input.texts().into_owned());
+        example.input.parts = vec![Part::Features([("said".to_owned(), said)].into())];
     }
 }
 
@@ -141,7 +168,10 @@ pub(crate) fn examples(day: &Day, seed: u64) -> (Vec<EvalExample>, Vec<EvalExamp
         EvalExample {
             id: EventId::new(format!("m-{number}")),
             domain: Domain::new("mail"),
-            text: format!("{number} {class} {} the rest of the letter", u8::from(fresh)),
+            input: Input::text(format!(
+                "{number} {class} {} the rest of the letter",
+                u8::from(fresh)
+            )),
             label: Class::new(["ham", "spam"][label]),
             groups: BTreeMap::from([
                 group("format", if html { "html" } else { "plain" }),

@@ -1,8 +1,8 @@
 //! Work of the architecture, and what the device can do.
 use std::{sync::OnceLock, time::Instant};
 
-use burn::tensor::{Tensor, backend::Backend};
-use tidegate_model::Architecture;
+use burn::tensor::Tensor;
+use tidegate_model::{Architecture, Compute, Kernels, Task};
 
 use crate::optimizer::values;
 
@@ -15,23 +15,27 @@ const SIDE: usize = 1_024;
 /// Those of the matrix products alone, and the backward pass at twice the forward's (Chowdhery et
 /// al. 2022, arXiv 2204.02311, appendix B). A token of a layer: `4 d^2` for query and output, `4 d
 /// kv` for key and value with `kv = d kv_heads / heads`, `4 n d` for scores and their sum over n
-/// tokens, `2 d experts` for the router, `6 d width` for each of the `top_k` and shared experts. A
-/// text: `2 d classes` for the head. Padding is not counted: it is no work that anybody wants.
+/// tokens, `2 d experts` for the router, `6 d width` (of GELU `4 d width`) for each of the `top_k`
+/// and shared experts. A text: `2 d classes` for the head. Padding is not counted: it is no work that
+/// anybody wants.
 pub(crate) fn training(a: &Architecture, classes: usize, tokens: usize) -> f64 {
     let (n, d) = (tokens as f64, a.d_model as f64);
     let kv = d * a.kv_heads as f64 / a.heads as f64;
     let attention = 4.0 * d * d + 4.0 * d * kv + 4.0 * n * d;
-    let active = (a.top_k + a.shared_experts) as f64;
-    let mixture = 2.0 * d * a.experts as f64 + 6.0 * d * a.expert_width as f64 * active;
-    let forward = n * a.layers as f64 * (attention + mixture) + 2.0 * d * classes as f64;
+    let choices: usize = (0..a.layers).map(|layer| a.experts_of(layer).0).sum();
+    let expert = 2.0 * a.expert_matrices() as f64 * d * a.expert_width as f64;
+    let mixtures = 2.0 * d * choices as f64 + expert * a.experts_met() as f64;
+    let heads = if a.task == Task::NextToken { n } else { 1.0 };
+    let head = heads * 2.0 * d * classes as f64;
+    let forward = n * (a.layers as f64 * attention + mixtures) + head;
     3.0 * forward
 }
 
-/// FLOP/s of an f32 matrix product on this device, measured once in a process.
-pub(crate) fn peak<I: Backend>(device: &I::Device) -> f64 {
-    static MEASURED: OnceLock<f64> = OnceLock::new();
-    *MEASURED.get_or_init(|| {
-        let square = Tensor::<I, 2>::ones([SIDE, SIDE], device);
+/// FLOP/s of a matrix product in this format on this device, measured once in a process.
+pub(crate) fn peak<I: Kernels>(device: &I::Device, compute: Compute) -> f64 {
+    static MEASURED: [OnceLock<f64>; 3] = [const { OnceLock::new() }; 3];
+    *MEASURED[compute as usize].get_or_init(|| {
+        let square = I::held(Tensor::<I, 2>::ones([SIDE, SIDE], device), compute);
         let seconds = (0..TRIES).map(|_| {
             let began = Instant::now();
             let product = square.clone().matmul(square.clone());
@@ -47,7 +51,7 @@ pub(crate) fn peak<I: Backend>(device: &I::Device) -> f64 {
 #[cfg(test)]
 pub(crate) fn reference() -> Architecture {
     Architecture {
-        task: tidegate_model::Task::NextToken,
+        task: Task::NextToken,
         d_model: 256,
         layers: 4,
         heads: 8,

@@ -144,8 +144,8 @@ impl Diagnosis {
         self.watch.loads(step, routed.iter().map(|routed| &routed.load), architecture, alerts)
     }
 
-    /// Notes what was dropped, and whose it was. `texts`: of each text, its assignments in a layer
-    /// and its groups.
+    /// Notes what was dropped, and whose it was. `texts`: of each text, its assignments in all
+    /// layers and its groups.
     pub(crate) fn dropped<'a>(
         &mut self,
         routed: &[Routed],
@@ -153,7 +153,7 @@ impl Diagnosis {
     ) {
         for (at, (assignments, groups)) in texts.enumerate() {
             let dropped = routed.iter().map(|routed| u64::from(routed.dropped[at])).sum();
-            let more = Drops { dropped, assignments: (assignments * routed.len()) as u64 };
+            let more = Drops { dropped, assignments: assignments as u64 };
             self.drops += more;
             for group in groups {
                 *self.group_drops.entry(group.to_owned()).or_default() += more;

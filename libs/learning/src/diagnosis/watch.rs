@@ -65,12 +65,15 @@ impl Watch {
         architecture: &Architecture,
         alerts: &Alerts,
     ) -> Result<(), LearningError> {
-        let top_k = architecture.top_k;
-        if alerts.collapsed == 0.0 || top_k >= architecture.experts {
-            // Every token goes to every expert anyway.
+        if alerts.collapsed == 0.0 {
             return Ok(());
         }
         for (layer, load) in loads.into_iter().enumerate() {
+            let (experts, top_k) = architecture.experts_of(layer);
+            if top_k >= experts {
+                // Every token goes to every expert anyway.
+                continue;
+            }
             let fullest = load.0.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
             let Some((expert, share)) = fullest else { continue };
             let share = f64::from(share) * top_k as f64;

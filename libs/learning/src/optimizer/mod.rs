@@ -1,6 +1,7 @@
 //! AdamW of the deep path, with a global bound on the gradient and state that is kept by name.
 mod adamw;
 mod gradients;
+mod kept;
 mod scaler;
 mod state;
 mod trainable;
@@ -16,6 +17,7 @@ use tidegate_model::Network;
 use self::adamw::{Moments, Rates};
 pub(crate) use self::{
     gradients::Gradients,
+    kept::Kept,
     scaler::LossScaler,
     trainable::{freeze, share},
 };
@@ -26,6 +28,8 @@ pub(crate) struct DeepOptimizer<B: Trains> {
     moments: BTreeMap<String, Moments<B::InnerBackend>>,
     weight_decay: f64,
     clip_norm: f64,
+    /// Where a part of a parameter learns.
+    kept: Option<Kept>,
 }
 
 /// How far a step moved a parameter.
@@ -40,7 +44,13 @@ pub(crate) struct Moved {
 impl<B: Trains> DeepOptimizer<B> {
     pub(crate) fn new(course: &Course) -> Self {
         let moments = BTreeMap::new();
-        Self { moments, weight_decay: course.weight_decay, clip_norm: course.clip_norm }
+        let (weight_decay, clip_norm) = (course.weight_decay, course.clip_norm);
+        Self { moments, weight_decay, clip_norm, kept: None }
+    }
+
+    /// Leaves the bits of `kept` as they are.
+    pub(crate) fn keeping(self, kept: Option<Kept>) -> Self {
+        Self { kept, ..self }
     }
 
     /// One step down the gradient, whose `norm` over all parameters is scaled down to `clip_norm`
@@ -60,6 +70,7 @@ impl<B: Trains> DeepOptimizer<B> {
             path: Vec::new(),
             gradients,
             moments: &mut self.moments,
+            kept: self.kept.as_ref(),
             rates,
             measured,
             names: Vec::new(),
@@ -105,6 +116,7 @@ struct Mover<'a, B: Trains> {
     path: Vec<String>,
     gradients: Gradients<B::InnerBackend>,
     moments: &'a mut BTreeMap<String, Moments<B::InnerBackend>>,
+    kept: Option<&'a Kept>,
     rates: Rates,
     measured: bool,
     names: Vec<String>,
@@ -126,10 +138,17 @@ impl<B: Trains> ModuleMapper<B> for Mover<'_, B> {
         let Some(gradient) = self.gradients.0.remove(&name) else { return param };
         let (id, tensor, mapper) = param.consume();
         let shape = tensor.dims();
-        let old = tensor.inner().reshape([shape.iter().product::<usize>()]);
-        let before = self.measured.then(|| old.clone());
-        let (new, moments) = adamw::update(old, gradient, self.moments.remove(&name), self.rates);
-        if let Some(before) = before {
+        let size = shape.iter().product::<usize>();
+        let old = tensor.inner().reshape([size]);
+        let mask = self.kept.and_then(|kept| kept.mask(&name, size, &old.device()));
+        let before = (self.measured || mask.is_some()).then(|| old.clone());
+        let (mut new, moments) =
+            adamw::update(old, gradient, self.moments.remove(&name), self.rates);
+        if let (Some(mask), Some(before)) = (mask, &before) {
+            // Also weight decay and older moments move what has no gradient.
+            new = new.mask_where(mask, before.clone());
+        }
+        if let Some(before) = before.filter(|_| self.measured) {
             let update = new.clone() - before.clone();
             self.squares.push((before.clone() * before).sum());
             self.squares.push((update.clone() * update).sum());

@@ -3,8 +3,9 @@ use burn::{
     module::{Module as _, ModuleMapper, ModuleVisitor, Param},
     tensor::{Tensor, backend::Backend},
 };
-use tidegate_model::{Network, Weights};
+use tidegate_model::{Architecture, Network, Weights};
 
+use super::kept::layer;
 use crate::{Method, Train, Trains};
 
 /// Takes what does not learn out of the gradient graph, so that no time is spent on it.
@@ -17,8 +18,8 @@ pub(crate) fn freeze<B: Trains>(network: Network<B>, method: &Method) -> Network
 
 /// Parameters that learn, as a share of all. The wide path's are those of its table; its
 /// accumulators and the routing biases' steps are no parameters of the gradient.
-pub(crate) fn share<B: Trains>(weights: &Weights<B>, method: &Method) -> f64 {
-    let mut count = Count { path: Vec::new(), method, trained: 0, all: 0 };
+pub(crate) fn share<B: Trains>(weights: &Weights<B>, method: &Method, a: &Architecture) -> f64 {
+    let mut count = Count { path: Vec::new(), method, architecture: a, trained: 0, all: 0 };
     weights.network.visit(&mut count);
     count.add("wide.rows", weights.wide.buckets() * weights.wide.classes());
     count.trained as f64 / count.all as f64
@@ -49,6 +50,7 @@ impl<B: Trains> ModuleMapper<B> for Freeze<'_> {
 struct Count<'a> {
     path: Vec<String>,
     method: &'a Method,
+    architecture: &'a Architecture,
     trained: usize,
     all: usize,
 }
@@ -56,7 +58,12 @@ struct Count<'a> {
 impl Count<'_> {
     fn add(&mut self, name: &str, size: usize) {
         self.all += size;
-        self.trained += if self.method.includes(name) { size } else { 0 };
+        let a = self.architecture;
+        let new = match layer(name) {
+            Some(layer) if layer < a.dense_layers => [0, 1],
+            _ => [self.method.new_experts(a), a.experts],
+        };
+        self.trained += self.method.trained(name, size, new);
     }
 }
 
@@ -79,6 +86,7 @@ impl<B: Backend> ModuleVisitor<B> for Count<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Expansion;
 
     #[test]
     fn a_parameter_is_in_a_set_by_its_name() {
@@ -90,16 +98,24 @@ mod tests {
             "wide.rows",
             "blocks.0.attention.query_lora.into",
             "blocks.0.attention.prefix.key",
+            "blocks.0.mixture.up",
+            "blocks.0.mixture.shared.up",
         ];
         for (train, expected) in [
-            (Train::Full, [true, true, true, true, true, true, true]),
-            (Train::RouterOnly, [false, true, true, false, false, false, false]),
-            (Train::FrozenRouter, [true, false, false, true, true, true, true]),
-            (Train::HeadOnly, [false, false, false, true, false, false, false]),
-            (Train::Adapters, [false, false, false, true, false, true, true]),
+            (Train::Full, [true; 9]),
+            (Train::RouterOnly, [false, true, true, false, false, false, false, false, false]),
+            (Train::FrozenRouter, [true, false, false, true, true, true, true, true, true]),
+            (Train::HeadOnly, [false, false, false, true, false, false, false, false, false]),
+            (Train::FrozenExperts, [true, true, true, true, true, true, true, false, true]),
+            (Train::NewExperts, [false, false, false, true, false, false, false, false, false]),
+            (Train::Adapters, [false, false, false, true, false, true, true, false, false]),
         ] {
             let method = Method { train, ..Method::default() };
             assert_eq!(names.map(|name| method.includes(name)), expected, "{train:?}");
         }
+        let expansion = Expansion { experts: 2, ..Expansion::default() };
+        let method = Method { train: Train::NewExperts, expansion, ..Method::default() };
+        let trained = names.map(|name| method.trained(name, 100, [2, 10]));
+        assert_eq!(trained, [0, 20, 20, 100, 0, 0, 0, 20, 0]);
     }
 }

@@ -2,7 +2,7 @@
 use std::fs;
 
 use serde::{Deserialize, Serialize};
-use tidegate_model::Architecture;
+use tidegate_model::{Architecture, Task};
 
 /// Bytes of a number.
 const F32: u64 = 4;
@@ -86,11 +86,14 @@ impl Memory {
 /// Numbers that a token leaves for the backward pass: of each layer both normed inputs, queries,
 /// keys and values, what was attended to, what attention, the shared and the routed experts gave,
 /// and the two sums of the residual stream; logits, affinities, choices and weights of the router;
-/// gate, up and their product of each expert that it meets. The embedding and the last norm.
+/// gate, up and their product of each expert that it meets (of GELU, which has no gate, less). The
+/// embedding and the last norm; where next tokens are learnt, logits and probabilities.
 fn kept(a: &Architecture) -> usize {
     let (d, kv) = (a.d_model, a.kv_heads * a.head_width());
-    let met = a.top_k + a.shared_experts;
-    a.layers * (9 * d + 2 * kv + 5 * a.experts + 3 * met * a.expert_width) + 2 * d
+    let met = a.expert_matrices() * a.experts_met() * a.expert_width;
+    let choices: usize = (0..a.layers).map(|layer| a.experts_of(layer).0).sum();
+    let answers = if a.task == Task::NextToken { 2 * a.vocab } else { 0 };
+    a.layers * (9 * d + 2 * kv) + 5 * choices + met + 2 * d + answers
 }
 
 /// How much memory this process came to take since then, where the system tells (Linux does).

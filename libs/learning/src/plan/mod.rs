@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::JobKind;
 
+use crate::SearchPlan;
+
 pub(crate) use self::{memory::Held, parameters::shares};
 pub use self::{
     memory::{Memory, PeakMemory},
@@ -19,6 +21,10 @@ pub use self::{
 pub struct Plan {
     /// Which course of the recipe.
     pub kind: JobKind,
+    /// What is to be done before, where the architecture is searched: all else is then said of the
+    /// recipe's own, since nobody knows which one will win.
+    #[serde(default)]
+    pub search: Option<SearchPlan>,
     /// What learns, in words.
     pub method: String,
     /// Of the generation that it will make.
@@ -51,7 +57,8 @@ pub struct Work {
     pub classes: usize,
     /// Steps.
     pub steps: u64,
-    /// Tokens of all steps. Exact where nothing is replayed, and no budget cuts an epoch.
+    /// Tokens of all steps that the deep path takes part in. Exact where these are all steps, nothing
+    /// is replayed, and no budget cuts an epoch.
     pub tokens: u64,
 }
 
@@ -165,6 +172,7 @@ mod tests {
         let (a, method) = (tidegate_model::Architecture::default(), crate::Method::default());
         let plan = Plan {
             kind: JobKind::ColdStart,
+            search: None,
             method: method.to_string(),
             parameters: Parameters::of(&a, 2, &none, &method),
             methods: shares(&a, 2, &none),

@@ -1,6 +1,8 @@
 //! Parameters of a network, counted without building it.
 use serde::{Deserialize, Serialize};
-use tidegate_model::{Adapters, Architecture};
+use tidegate_model::{
+    Adapters, Architecture, FeedForward, Modality, NormForm, Placement, Positions,
+};
 
 use crate::{Method, Train};
 
@@ -42,14 +44,16 @@ impl Parameters {
         method: &Method,
     ) -> Self {
         let parts = parts(a, classes, adapters);
-        let sum = |learns: &dyn Fn(&str) -> bool| {
-            parts.iter().filter(|(name, _)| learns(name)).map(|(_, size)| size).sum::<usize>()
-        };
-        let (total, trained) = (sum(&|_| true), sum(&|name| method.includes(name)));
-        let matrices = 3 * a.d_model * a.expert_width;
-        let changes = 3 * adapters.expert_rank * (a.d_model + a.expert_width);
-        let idle_experts = a.layers * (a.experts - a.top_k) * (matrices + changes);
-        let idle_rows = (a.vocab - 1) * a.d_model + (a.wide_buckets - 1) * classes;
+        let total = parts.iter().map(|(_, size)| size).sum::<usize>();
+        let routed = a.layers - a.dense_layers;
+        let new = [routed * method.new_experts(a), experts(a)];
+        let trained = parts.iter().map(|(name, size)| method.trained(name, *size, new)).sum();
+        let matrices = a.expert_matrices() * a.d_model * a.expert_width + a.expert_biases();
+        let changes = a.expert_matrices() * adapters.expert_rank * (a.d_model + a.expert_width);
+        let idle_experts = routed * (a.experts - a.top_k) * (matrices + changes);
+        let [wide_rows, wide_columns] = a.wide_shape(classes);
+        let idle_rows = (a.vocab - 1 + a.idle_feature_rows()) * a.d_model
+            + wide_rows.saturating_sub(1) * wide_columns;
         let active = total - idle_experts - idle_rows;
         Self { total, active, trained, trained_share: trained as f64 / total as f64 }
     }
@@ -63,7 +67,7 @@ pub(crate) fn shares(a: &Architecture, classes: usize, recipe: &Adapters) -> Vec
     let rank = or(recipe.attention_rank, EXAMPLE_RANK);
     let mut methods: Vec<Method> =
         [Train::Full, Train::FrozenRouter, Train::RouterOnly, Train::HeadOnly]
-            .map(|train| Method { train, adapters: none })
+            .map(|train| Method { train, adapters: none, ..Method::default() })
             .into();
     methods.extend(
         [
@@ -73,7 +77,7 @@ pub(crate) fn shares(a: &Architecture, classes: usize, recipe: &Adapters) -> Vec
         ]
         .into_iter()
         .filter(|adapters| adapters.validate(a).is_ok())
-        .map(|adapters| Method { train: Train::Adapters, adapters }),
+        .map(|adapters| Method { train: Train::Adapters, adapters, ..Method::default() }),
     );
     let share = |method: Method| {
         let adapters = if method.train == Train::Adapters { method.adapters } else { none };
@@ -84,48 +88,83 @@ pub(crate) fn shares(a: &Architecture, classes: usize, recipe: &Adapters) -> Vec
     methods.into_iter().map(share).collect()
 }
 
+/// Routed experts of all layers.
+fn experts(a: &Architecture) -> usize {
+    (0..a.layers).map(|layer| a.experts_of(layer).0).sum()
+}
+
 /// Every parameter of both paths by name and size; those of all layers under the first one's.
 fn parts(a: &Architecture, classes: usize, adapters: &Adapters) -> Vec<(String, usize)> {
     let (d, kv, w) = (a.d_model, a.kv_heads * a.head_width(), a.expert_width);
     let shared = a.shared_experts * w;
+    let (has_bias, gated) =
+        (a.block.norm == NormForm::Layer, a.block.feed_forward == FeedForward::SwiGlu);
+    let norm = if a.block.placement == Placement::Pre { "norm" } else { "embedding_norm" };
+    let [wide_rows, wide_columns] = a.wide_shape(classes);
+    let learned = a.block.positions == Positions::Learned;
     let mut parts = vec![
         ("embedding".to_owned(), a.vocab * d),
-        ("norm.gain".to_owned(), d),
+        ("positions".to_owned(), if learned { a.context * d } else { 0 }),
+        (format!("{norm}.gain"), d),
+        (format!("{norm}.bias"), if has_bias { d } else { 0 }),
         ("head.weight".to_owned(), d * classes),
         ("head.bias".to_owned(), classes),
-        ("wide.rows".to_owned(), a.wide_buckets * classes),
+        ("wide.rows".to_owned(), wide_rows * wide_columns),
     ];
-    let mut add = |name: &str, size: usize| {
-        if size > 0 {
-            parts.push((format!("blocks.0.{name}"), a.layers * size));
-        }
-    };
-    add("attention_norm.gain", d);
-    add("mixture_norm.gain", d);
+    for modality in &a.modalities {
+        let mut add = |part: &str, size: usize| {
+            parts.push((format!("front_ends.{}.{part}", modality.as_str()), size));
+        };
+        let (width, places) = match modality {
+            Modality::Image => (a.image.width(), a.image.patches()),
+            Modality::Audio => (a.audio.width(), a.audio.patches()),
+            Modality::Features => {
+                add("table", a.features.rows * d);
+                add("marker", d);
+                continue;
+            }
+        };
+        add("projection", width * d);
+        add("position", places * d);
+        add("marker", d);
+    }
+    let mut add_all = |name: &str, size: usize| parts.push((format!("blocks.0.{name}"), size));
+    let experts = experts(a);
+    let mut add = |name: &str, size: usize| add_all(name, a.layers * size);
+    for norm in ["attention_norm", "mixture_norm"] {
+        add(&format!("{norm}.gain"), d);
+        add(&format!("{norm}.bias"), if has_bias { d } else { 0 });
+    }
     for (name, [inputs, outputs]) in
         [("query", [d, d]), ("key", [d, kv]), ("value", [d, kv]), ("out", [d, d])]
     {
         add(&format!("attention.{name}"), inputs * outputs);
+        add(&format!("attention.{name}_bias"), if a.block.attention_bias { outputs } else { 0 });
         add(&format!("attention.{name}_lora.into"), inputs * adapters.attention_rank);
         add(&format!("attention.{name}_lora.out"), adapters.attention_rank * outputs);
     }
     add("attention.prefix.key", adapters.prefix * kv);
     add("attention.prefix.value", adapters.prefix * kv);
-    add("mixture.router", d * a.experts);
-    add("mixture.bias", a.experts);
-    for (experts, width, place) in [(a.experts, w, "mixture"), (1, shared, "mixture.shared")] {
-        if width == 0 {
-            continue;
-        }
+    add_all("mixture.router", d * experts);
+    add_all("mixture.bias", experts);
+    for (count, width, place) in [(experts, w, "mixture"), (a.layers, shared, "mixture.shared")] {
+        // One that has no width has no bias either.
+        let count = if width == 0 { 0 } else { count };
         for (name, [inputs, outputs]) in
             [("gate", [d, width]), ("up", [d, width]), ("down", [width, d])]
         {
-            let rank = experts * adapters.expert_rank;
-            add(&format!("{place}.{name}"), experts * inputs * outputs);
-            add(&format!("{place}.{name}_lora.into"), inputs * rank);
-            add(&format!("{place}.{name}_lora.out"), rank * outputs);
+            if name == "gate" && !gated {
+                continue;
+            }
+            let rank = count * adapters.expert_rank;
+            add_all(&format!("{place}.{name}"), count * inputs * outputs);
+            add_all(&format!("{place}.{name}_lora.into"), inputs * rank);
+            add_all(&format!("{place}.{name}_lora.out"), rank * outputs);
+            let biases = if gated { 0 } else { count * outputs };
+            add_all(&format!("{place}.{name}_bias"), biases);
         }
     }
+    parts.retain(|(_, size)| *size > 0);
     parts
 }
 
@@ -133,7 +172,7 @@ fn parts(a: &Architecture, classes: usize, adapters: &Adapters) -> Vec<(String, 
 mod tests {
     use std::collections::BTreeMap;
 
-    use tidegate_model::{CpuBackend, Weights};
+    use tidegate_model::{BlockForm, CpuBackend, Weights};
 
     use super::*;
     use crate::diagnosis::flops::reference;
@@ -153,8 +192,18 @@ mod tests {
         };
         let without = Architecture { shared_experts: 0, ..small.clone() };
         let two = Architecture { shared_experts: 2, ..small.clone() };
+        let encoder = BlockForm {
+            norm: NormForm::Layer,
+            placement: Placement::Post,
+            positions: Positions::Learned,
+            feed_forward: FeedForward::Gelu,
+            attention_bias: true,
+        };
+        let encoder = Architecture { dense_layers: 1, block: encoder, ..small.clone() };
         let all = Adapters { attention_rank: 3, expert_rank: 2, alpha: 1.0, prefix: 4, head: true };
-        for a in [&small, &without, &two] {
+        let every = Architecture { modalities: Modality::ALL.into(), ..small.clone() };
+        let both = Architecture { modalities: Modality::ALL.into(), ..encoder.clone() };
+        for a in [&small, &without, &two, &every, &encoder, &both] {
             for adapters in [Adapters::default(), all] {
                 let device = Default::default();
                 let base = Weights::<CpuBackend>::init(a, 3, 1, &device).to_safetensors().unwrap();

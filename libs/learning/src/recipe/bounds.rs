@@ -30,3 +30,12 @@ pub(super) fn within(
     };
     Err(LearningError::Recipe { field: field.to_owned(), value: value.to_string(), need })
 }
+
+/// A share that is held back: the rest is what is learnt from.
+pub(super) fn half(field: &str, value: f64) -> Result<(), LearningError> {
+    if (0.0..=0.5).contains(&value) {
+        return Ok(());
+    }
+    let need = "at most half may be held back: a share of 0 to 0.5 is needed";
+    Err(LearningError::Recipe { field: field.to_owned(), value: value.to_string(), need })
+}

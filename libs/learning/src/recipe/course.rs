@@ -26,6 +26,12 @@ pub struct Course {
     pub max_joules: f64,
     /// Examples at most: the newest of the window.
     pub max_examples: usize,
+    /// The deep path takes part in each so many-th step, the first one among them; 1: in all. In
+    /// the others the wide path learns alone from the labels, which takes far less time: a window
+    /// can then be gone through many times. Where the wide path has nothing to learn, as of
+    /// pictures, it takes part in all.
+    #[serde(default = "in_all")]
+    pub deep_every: u64,
     /// Highest learning rate of the deep path (AdamW); 0 leaves the deep path as it is.
     pub deep_rate: f64,
     /// Highest learning rate of the wide path (Adagrad); 0 leaves the wide path as it is.
@@ -46,10 +52,16 @@ pub struct Course {
     /// The same for the wide path. Above 0 it goes on learning new words where both paths together
     /// are sure already.
     pub wide_loss: f64,
-    /// How far rare classes of the window count for more: a class of share s weighs `s^-balance`.
-    /// 0: every example alike; 1: every class alike. A first window often holds a few examples of
-    /// what will be common a day later.
+    /// How far rare classes count for more: a class of share s, in the window and what is replayed
+    /// beside it together, weighs `s^-balance`. 0: every example alike; 1: every class alike. A
+    /// first window often holds a few examples of what will be common a day later, and in a later
+    /// one a class that it is full of must not drown those that are only replayed.
     pub balance: f64,
+}
+
+/// As before there was a choice.
+const fn in_all() -> u64 {
+    1
 }
 
 impl Course {
@@ -64,6 +76,7 @@ impl Course {
             max_seconds: 1_800.0,
             max_joules: 0.0,
             max_examples: 20_000,
+            deep_every: 1,
             deep_rate: 5e-4,
             wide_rate: 1.0,
             warm_up: 0.1,
@@ -86,6 +99,16 @@ impl Course {
         }
     }
 
+    /// Whether the deep path takes part in this step.
+    pub(crate) fn is_deep(&self, step: u64) -> bool {
+        step.is_multiple_of(self.deep_every)
+    }
+
+    /// Steps before `step` that the deep path took part in.
+    pub(crate) fn deep_steps(&self, step: u64) -> u64 {
+        step.div_ceil(self.deep_every)
+    }
+
     pub(super) fn validate(&self, name: &str) -> Result<(), LearningError> {
         let field = |field: &str| format!("{name}.{field}");
         whole(&field("epochs"), self.epochs as usize, 1, 10_000)?;
@@ -94,6 +117,7 @@ impl Course {
         whole(&field("max_examples"), self.max_examples, 1, 1 << 30)?;
         within(&field("max_seconds"), self.max_seconds, 0.001..=1e7)?;
         within(&field("max_joules"), self.max_joules, 0.0..=1e15)?;
+        whole(&field("deep_every"), self.deep_every as usize, 1, 1 << 30)?;
         within(&field("deep_rate"), self.deep_rate, 0.0..=1.0)?;
         within(&field("wide_rate"), self.wide_rate, 0.0..=100.0)?;
         within(&field("warm_up"), self.warm_up, 0.0..=1.0)?;

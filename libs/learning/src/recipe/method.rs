@@ -2,7 +2,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use tidegate_model::Adapters;
+use tidegate_model::{Adapters, Affinity, Architecture, Compute};
 
 use super::bounds::{whole, within};
 use crate::LearningError;
@@ -17,6 +17,77 @@ pub struct Method {
     /// Which adapters, where `train` says adapters. A champion that has the very same goes on with
     /// them; those of another are folded into its weights first.
     pub adapters: Adapters,
+    /// New experts beside the champion's.
+    pub expansion: Expansion,
+}
+
+/// New routed experts beside those of the champion: copies of the ones that the window's texts are
+/// sent to most, moved by a little noise, and closed at first, so that training begins at the
+/// champion's answers. They open while the learning rate warms up (see
+/// [`tidegate_model::Network::grow_experts`]; growing beside frozen experts: Lifelong-MoE, Chen et
+/// al. 2023, arXiv 2305.12281, section 3). `top_k` stays, so a prediction costs what it did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expansion {
+    /// New experts of each layer, a multiple of its groups; 0: none. Every job that starts from a
+    /// champion adds as many.
+    pub experts: usize,
+    /// Routed experts of a layer at most. Where they would be more none is added, and the newest
+    /// `experts` go on learning.
+    pub most: usize,
+    /// How far a copy is moved, as a share of its weights' root mean square.
+    pub noise: f64,
+}
+
+impl Default for Expansion {
+    fn default() -> Self {
+        Self { experts: 0, most: 64, noise: 0.01 }
+    }
+}
+
+impl Expansion {
+    /// The network that a job makes of a champion's, and how many experts it adds to a layer.
+    pub(crate) fn of(
+        &self,
+        champion: Architecture,
+    ) -> Result<(Architecture, usize), LearningError> {
+        let added = if champion.experts + self.experts > self.most { 0 } else { self.experts };
+        if self.experts > champion.experts + added {
+            return Err(LearningError::Recipe {
+                field: "expansion.experts".to_owned(),
+                value: self.experts.to_string(),
+                need: "the champion has fewer experts, and `expansion.most` lets none be added",
+            });
+        }
+        if added == 0 {
+            return Ok((champion, 0));
+        }
+        if champion.dense_layers == champion.layers {
+            return Err(LearningError::Recipe {
+                field: "expansion.experts".to_owned(),
+                value: self.experts.to_string(),
+                need: "every layer of the champion is dense, and none has experts to add to",
+            });
+        }
+        if champion.affinity != Affinity::Sigmoid {
+            return Err(LearningError::Recipe {
+                field: "expansion.experts".to_owned(),
+                value: self.experts.to_string(),
+                need: "experts are added to a router of sigmoid affinities only: with softmax each \
+                       new one takes its part of the others'",
+            });
+        }
+        Ok((champion.with_experts(added)?, added))
+    }
+}
+
+/// How much of a parameter learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Nothing,
+    /// Of a tensor with a part for each routed expert, those of the new ones.
+    NewExperts,
+    All,
 }
 
 impl Default for Method {
@@ -24,42 +95,90 @@ impl Default for Method {
     fn default() -> Self {
         let adapters =
             Adapters { attention_rank: 8, expert_rank: 0, alpha: 16.0, prefix: 0, head: true };
-        Self { train: Train::Full, adapters }
+        Self { train: Train::Full, adapters, expansion: Expansion::default() }
     }
 }
 
 impl Method {
-    /// Whether the parameter of this name learns.
-    pub(crate) fn includes(&self, name: &str) -> bool {
+    /// How much of the parameter of this name learns.
+    pub(crate) fn part(&self, name: &str) -> Part {
         let router = name.ends_with(".router") || name.ends_with(".mixture.bias");
+        let routed = [
+            ".mixture.gate",
+            ".mixture.up",
+            ".mixture.down",
+            ".mixture.up_bias",
+            ".mixture.down_bias",
+        ];
+        let routed = routed.iter().any(|end| name.ends_with(end));
+        let whole = |learns: bool| if learns { Part::All } else { Part::Nothing };
+        let new = if self.expansion.experts > 0 { Part::NewExperts } else { Part::Nothing };
         match self.train {
-            Train::Full => true,
-            Train::RouterOnly => router,
-            Train::FrozenRouter => !router,
-            Train::HeadOnly => name.starts_with("head."),
-            Train::Adapters => self.adapters.keep(name),
+            Train::Full => Part::All,
+            Train::RouterOnly => whole(router),
+            Train::FrozenRouter => whole(!router),
+            Train::HeadOnly => whole(name.starts_with("head.")),
+            Train::FrozenExperts if routed => new,
+            Train::FrozenExperts => Part::All,
+            Train::NewExperts if routed || router => new,
+            Train::NewExperts => whole(name.starts_with("head.")),
+            Train::Adapters => whole(self.adapters.keep(name)),
         }
     }
 
-    /// What is wrong for any network; the rest shows beside the champion's.
-    pub(super) fn validate(&self) -> Result<(), LearningError> {
+    /// Whether the parameter of this name learns, or a part of it.
+    pub(crate) fn includes(&self, name: &str) -> bool {
+        self.part(name) != Part::Nothing
+    }
+
+    /// How many of the `size` numbers of a parameter of this name learn. Of the experts that it has
+    /// a part for so many are `new`, out of so many.
+    pub(crate) fn trained(&self, name: &str, size: usize, [new, all]: [usize; 2]) -> usize {
+        match self.part(name) {
+            Part::Nothing => 0,
+            Part::NewExperts => size / all * new,
+            Part::All => size,
+        }
+    }
+
+    /// Experts that learn as new ones in each layer of this network that is not dense.
+    pub(crate) fn new_experts(&self, a: &Architecture) -> usize {
+        self.expansion.experts.min(a.experts)
+    }
+
+    /// What is wrong for any network; the rest shows beside the champion's. `name`: its path.
+    pub(super) fn validate(&self, name: &str) -> Result<(), LearningError> {
         let adapters = &self.adapters;
         for (field, size) in [
             ("attention_rank", adapters.attention_rank),
             ("expert_rank", adapters.expert_rank),
             ("prefix", adapters.prefix),
         ] {
-            whole(&format!("method.adapters.{field}"), size, 0, 1 << 16)?;
+            whole(&format!("{name}.adapters.{field}"), size, 0, 1 << 16)?;
         }
-        within("method.adapters.alpha", adapters.alpha, 1e-6..=1e6)?;
+        within(&format!("{name}.adapters.alpha"), adapters.alpha, 1e-6..=1e6)?;
         if self.train == Train::Adapters && adapters.is_empty() {
             return Err(LearningError::Recipe {
-                field: "method.adapters".to_owned(),
+                field: format!("{name}.adapters"),
                 value: "empty".to_owned(),
                 need: "a rank or a prefix above 0, or the head, has to learn",
             });
         }
-        Ok(())
+        let Expansion { experts, most, noise } = self.expansion;
+        whole(&format!("{name}.expansion.experts"), experts, 0, 4_096)?;
+        whole(&format!("{name}.expansion.most"), most, 1, 4_096)?;
+        within(&format!("{name}.expansion.noise"), noise, 0.0..=1.0)?;
+        let need = match self.train {
+            Train::NewExperts if experts == 0 => "`train = \"new_experts\"` needs at least 1",
+            Train::RouterOnly | Train::FrozenRouter | Train::HeadOnly | Train::Adapters
+                if experts > 0 =>
+            {
+                "new experts learn where `train` is `new_experts`, `frozen_experts` or `full`"
+            }
+            _ => return Ok(()),
+        };
+        let field = format!("{name}.expansion.experts");
+        Err(LearningError::Recipe { field, value: experts.to_string(), need })
     }
 }
 
@@ -76,33 +195,28 @@ pub enum Train {
     FrozenRouter,
     /// The deep path's classifier.
     HeadOnly,
+    /// Everything but the routed experts that were there before; new ones are those of
+    /// `method.expansion`.
+    FrozenExperts,
+    /// The new experts of `method.expansion` with their part of the router, and the deep path's
+    /// classifier.
+    NewExperts,
     /// The adapters of `method.adapters` beside weights that stay as they are, the wide path's
     /// among them.
     Adapters,
 }
 
-/// In which numbers the network is computed. Parameters and optimiser state are f32.
+/// In which numbers the network is computed. Parameters and optimiser state are f32, and so is what
+/// is computed with a generation once it is trained: it is judged and served in f32.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Precision {
-    /// Of forward and backward.
+    /// Of the deep path's forward and backward passes. On a CPU half precision is emulated: it shows
+    /// what it does to what is learnt, and is a little slower than f32.
     pub compute: Compute,
     /// Whether the loss is scaled (Micikevicius et al. 2018, arXiv 1710.03740). `f16` always does;
     /// elsewhere it costs nothing, helps nothing, and takes non-finite gradients for overflow.
     pub loss_scaling: bool,
-}
-
-/// A number format of the network's operations.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Compute {
-    /// 8 bits of exponent, 23 of fraction.
-    #[default]
-    F32,
-    /// 8 and 7.
-    Bf16,
-    /// 5 and 10: small gradients vanish unless the loss is scaled.
-    F16,
 }
 
 /// What is measured beside the loss.
@@ -140,11 +254,16 @@ impl fmt::Display for Method {
             (prefix > 0).then(|| format!("a prefix of {prefix}")),
             head.then(|| "the head".to_owned()),
         ];
+        if self.expansion.experts > 0 {
+            write!(f, "{} experts a layer added; ", self.expansion.experts)?;
+        }
         match self.train {
             Train::Full => f.write_str("full"),
             Train::RouterOnly => f.write_str("router only"),
             Train::FrozenRouter => f.write_str("frozen router"),
             Train::HeadOnly => f.write_str("head only"),
+            Train::FrozenExperts => f.write_str("frozen experts"),
+            Train::NewExperts => f.write_str("new experts, the head"),
             Train::Adapters => {
                 f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
             }
@@ -155,26 +274,11 @@ impl fmt::Display for Method {
 impl Train {
     /// Whether routers learn, and so are balanced.
     pub(crate) const fn balances(self) -> bool {
-        matches!(self, Self::Full | Self::RouterOnly)
+        matches!(self, Self::Full | Self::RouterOnly | Self::FrozenExperts | Self::NewExperts)
     }
 }
 
 impl Precision {
-    pub(super) fn validate(&self) -> Result<(), LearningError> {
-        let refused = |value: &str| {
-            Err(LearningError::Recipe {
-                field: "precision.compute".to_owned(),
-                value: value.to_owned(),
-                need: "the network of this version computes in `f32` only",
-            })
-        };
-        match self.compute {
-            Compute::F32 => Ok(()),
-            Compute::Bf16 => refused("bf16"),
-            Compute::F16 => refused("f16"),
-        }
-    }
-
     pub(crate) const fn scales(&self) -> bool {
         self.loss_scaling || matches!(self.compute, Compute::F16)
     }

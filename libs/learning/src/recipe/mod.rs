@@ -2,19 +2,26 @@
 mod balancing;
 mod bounds;
 mod course;
+mod encoder;
 mod method;
+mod search;
 mod terms;
+mod transfer;
 
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::JobKind;
-use tidegate_model::Architecture;
+use tidegate_model::{Architecture, Task};
 
-use self::bounds::within;
+use self::bounds::{whole, within};
+pub(crate) use self::method::Part;
 pub use self::{
     balancing::Balancing,
     course::Course,
-    method::{Alerts, Compute, Method, Precision, Train, Watching},
+    encoder::EncoderFiles,
+    method::{Alerts, Expansion, Method, Precision, Train, Watching},
+    search::{Search, Space},
     terms::{BalanceBy, Der, Distillation, Ewc, L2ToStart, Rehearsal},
+    transfer::{NewLabels, Transfer},
 };
 use crate::LearningError;
 
@@ -26,11 +33,17 @@ pub struct Recipe {
     pub seed: u64,
     /// The network of a cold start. A hot update keeps its champion's.
     pub architecture: Architecture,
-    /// From nothing, over a long window. Also of a transfer.
+    /// What a cold start begins with; left out, it begins with noise.
+    pub encoder: Option<EncoderFiles>,
+    /// From nothing, or from an encoder, over a long window.
     pub cold_start: Course,
     /// From the champion, over what is new.
     pub hot_update: Course,
-    /// Which parameters learn.
+    /// From another domain's champion, over a new domain.
+    pub transfer: Transfer,
+    /// Whether a cold start looks for its architecture first.
+    pub search: Search,
+    /// Which parameters learn. A transfer has its own.
     pub method: Method,
     /// In which numbers.
     pub precision: Precision,
@@ -69,8 +82,11 @@ impl Default for Recipe {
         Self {
             seed: 17,
             architecture: Architecture::default(),
+            encoder: None,
             cold_start: Course::cold_start(),
             hot_update: Course::hot_update(),
+            transfer: Transfer::default(),
+            search: Search::default(),
             method: Method::default(),
             precision: Precision::default(),
             rehearsal: Rehearsal::default(),
@@ -111,8 +127,18 @@ impl Recipe {
     #[must_use]
     pub const fn course(&self, kind: JobKind) -> &Course {
         match kind {
-            JobKind::ColdStart | JobKind::Transfer => &self.cold_start,
+            JobKind::ColdStart => &self.cold_start,
             JobKind::HotUpdate => &self.hot_update,
+            JobKind::Transfer => &self.transfer.course,
+        }
+    }
+
+    /// What learns in a job of this kind that starts from a champion.
+    #[must_use]
+    pub const fn method(&self, kind: JobKind) -> &Method {
+        match kind {
+            JobKind::Transfer => &self.transfer.method,
+            JobKind::ColdStart | JobKind::HotUpdate => &self.method,
         }
     }
 
@@ -122,10 +148,16 @@ impl Recipe {
     /// [`LearningError`] names the first field that is wrong and what would be right.
     pub fn validate(&self) -> Result<(), LearningError> {
         self.architecture.validate()?;
+        if self.architecture.task == Task::NextToken {
+            // The bytes, and the end of a text.
+            whole("architecture.vocab", self.architecture.vocab, 257, 1 << 24)?;
+        }
         self.cold_start.validate("cold_start")?;
         self.hot_update.validate("hot_update")?;
-        self.method.validate()?;
-        self.precision.validate()?;
+        self.transfer.validate()?;
+        self.search.validate()?;
+        self.validate_what_is_searched()?;
+        self.method.validate("method")?;
         self.rehearsal.validate()?;
         self.distillation.validate()?;
         self.der.validate()?;
@@ -135,6 +167,23 @@ impl Recipe {
         self.alerts.validate()?;
         self.balancing.validate()?;
         within("checkpoints.seconds", self.checkpoints.seconds, 0.0..=86_400.0)
+    }
+
+    /// A search compares architectures by how well they tell classes apart.
+    fn validate_what_is_searched(&self) -> Result<(), LearningError> {
+        let need = if self.architecture.task != Task::Classification {
+            "candidates are judged by their classes: 0 is needed where next tokens are learnt"
+        } else if self.encoder.is_some() {
+            "an encoder has an architecture of its own: 0 is needed where a cold start begins with \
+             one"
+        } else {
+            return Ok(());
+        };
+        if !self.search.is_on() {
+            return Ok(());
+        }
+        let (field, value) = ("search.candidates".to_owned(), self.search.candidates.to_string());
+        Err(LearningError::Recipe { field, value, need })
     }
 }
 
@@ -188,6 +237,7 @@ mod tests {
             ("[rehearsal]\nbalance_by = [\"class\", \"class\"]", "`rehearsal.balance_by`"),
             ("[distillation]\ntemperature = 0", "`distillation.temperature`"),
             ("[distillation]\nfresh_weight = 2", "`distillation.fresh_weight`"),
+            ("[hot_update]\ndeep_every = 0", "`hot_update.deep_every`"),
             ("[hot_update]\nmicro_batch = 99999", "`hot_update.micro_batch`"),
             ("[hot_update]\nmax_joules = -1", "`hot_update.max_joules`"),
             ("[method]\ntrain = \"prefixes\"", "prefixes"),
@@ -198,8 +248,24 @@ mod tests {
                 "[method]\ntrain = \"adapters\"\n[method.adapters]\nattention_rank = 0\nhead = false",
                 "`method.adapters`",
             ),
-            ("[precision]\ncompute = \"f16\"", "`precision.compute`"),
-            ("[precision]\ncompute = \"bf16\"", "`precision.compute`"),
+            ("[method]\ntrain = \"new_experts\"", "`method.expansion.experts`"),
+            ("[method.expansion]\nexperts = 9999", "`method.expansion.experts`"),
+            ("[method.expansion]\nnoise = nan", "`method.expansion.noise`"),
+            (
+                "[method]\ntrain = \"adapters\"\n[method.expansion]\nexperts = 2",
+                "`method.expansion.experts`",
+            ),
+            ("[transfer]\nepochs = 3", "epochs"),
+            ("[transfer.course]\nbatch = 0", "`transfer.course.batch`"),
+            ("[transfer]\nheld_back = 0.9", "`transfer.held_back`"),
+            ("[transfer]\nfew_shot = [0]", "`transfer.few_shot`"),
+            ("[transfer]\nlabels = \"mine\"", "mine"),
+            ("[transfer.method.adapters]\nalpha = 0", "`transfer.method.adapters.alpha`"),
+            ("[search]\neta = 1", "`search.eta`"),
+            ("[search]\nheld_back = 0", "`search.held_back`"),
+            ("[search.space]\nlayers = []", "`search.space.layers`"),
+            ("[search.space]\nheads = [0]", "`search.space.heads`"),
+            ("[search.space]\nwidth = [2]", "width"),
             ("[precision]\ncompute = \"f8\"", "f8"),
             ("[der]\nalpha = -0.5", "`der.alpha`"),
             ("[ewc]\ndecay = 1.5", "`ewc.decay`"),
@@ -213,6 +279,14 @@ mod tests {
             ("[alerts]\nsteps = 0", "`alerts.steps`"),
             ("[architecture]\nd_model = 3", "`d_model`"),
             ("[architecture]\nwidth = 3", "width"),
+            ("[architecture]\ntask = \"next_token\"\nvocab = 256", "`architecture.vocab`"),
+            ("[architecture]\ndense_layers = 3", "`dense_layers`"),
+            ("[architecture.block]\nnorm = \"batch\"", "batch"),
+            ("[encoder]\nfolder = \"minilm\"", "config"),
+            (
+                "[search]\ncandidates = 4\n[architecture]\ntask = \"next_token\"",
+                "`search.candidates`",
+            ),
             ("epochs", "recipe"),
         ] {
             let error = Recipe::from_toml(text).unwrap_err().to_string();

@@ -12,6 +12,9 @@ pub struct Rehearsal {
     pub capacity: usize,
     /// Bytes kept of a text.
     pub text_bytes: usize,
+    /// Bytes kept of a picture or a sound: a larger one is made smaller, or shorter.
+    #[serde(default = "part_bytes")]
+    pub part_bytes: usize,
     /// Share of each batch of a hot update that is replayed.
     pub share: f64,
     /// What has equal room in the buffer: each combination of these. None: every example alike.
@@ -31,7 +34,8 @@ pub enum BalanceBy {
 }
 
 /// Examples are also learnt towards what the champion says of them (learning without forgetting:
-/// Li and Hoiem 2016, arXiv 1606.09282).
+/// Li and Hoiem 2016, arXiv 1606.09282). Of classifiers: where next tokens are learnt, replayed texts
+/// are learnt as they are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Distillation {
@@ -75,10 +79,20 @@ pub struct L2ToStart {
     pub weight: f64,
 }
 
+const fn part_bytes() -> usize {
+    32 << 10
+}
+
 impl Default for Rehearsal {
     fn default() -> Self {
         let balance_by = vec![BalanceBy::Class];
-        Self { capacity: 1_500, text_bytes: 4_096, share: 0.25, balance_by }
+        Self {
+            capacity: 1_500,
+            text_bytes: 4_096,
+            part_bytes: part_bytes(),
+            share: 0.25,
+            balance_by,
+        }
     }
 }
 
@@ -86,6 +100,7 @@ impl Rehearsal {
     pub(super) fn validate(&self) -> Result<(), LearningError> {
         whole("rehearsal.capacity", self.capacity, 0, 1_000_000)?;
         whole("rehearsal.text_bytes", self.text_bytes, 1, 1 << 20)?;
+        whole("rehearsal.part_bytes", self.part_bytes, 1_024, 8 << 20)?;
         within("rehearsal.share", self.share, 0.0..=0.95)?;
         let mut different = self.balance_by.clone();
         different.sort_unstable();

@@ -6,14 +6,18 @@ use std::{
 
 use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
 use half::f16;
-use tidegate_contracts::{Class, Domain, EventId};
+use tidegate_contracts::{Class, Domain, EventId, FeatureValue, Part};
+use tidegate_model::Input;
 
 use super::{REPLAY, Remembered, Replay, Stratum};
 use crate::{BalanceBy, LearningError};
 
 /// The first format: not compressed, strata are classes, items know neither domain nor groups.
 const MAGIC_1: &[u8; 8] = b"TGREPLY1";
+/// Items are texts.
 const MAGIC_2: &[u8; 8] = b"TGREPLY2";
+/// The same, and behind the text of each item its other parts. Only written where there are any.
+const MAGIC_3: &[u8; 8] = b"TGREPLY3";
 
 /// A file that unpacks to more is not one of ours.
 const MOST_BYTES: u64 = 8 << 30;
@@ -32,11 +36,13 @@ impl Replay {
             body.push(u8::from(stratum.full));
         }
         put_u32(&mut body, self.items.len());
+        let of_text = self.items.iter().all(|item| item.input.is_text());
         for item in &self.items {
-            put_item(&mut body, item);
+            put_item(&mut body, item, of_text);
         }
         // Fast: a few per cent larger at a third of the time, which a hot update waits for.
-        let mut packer = ZlibEncoder::new(MAGIC_2.to_vec(), Compression::fast());
+        let magic = if of_text { MAGIC_2 } else { MAGIC_3 };
+        let mut packer = ZlibEncoder::new(magic.to_vec(), Compression::fast());
         packer.write_all(&body).and_then(|()| packer.finish()).expect("memory takes every byte")
     }
 
@@ -49,7 +55,8 @@ impl Replay {
         let (magic, rest) = bytes.split_first_chunk().ok_or_else(strange)?;
         match magic {
             MAGIC_1 => read_1(Reader { rest }),
-            MAGIC_2 => read_2(Reader { rest: &unpacked(rest)? }),
+            MAGIC_2 => read_2(Reader { rest: &unpacked(rest)? }, true),
+            MAGIC_3 => read_2(Reader { rest: &unpacked(rest)? }, false),
             _ => Err(strange()),
         }
     }
@@ -73,16 +80,16 @@ fn read_1(mut reader: Reader<'_>) -> Result<Replay, LearningError> {
         let class = names.get(reader.u32()?).ok_or_else(|| bad("an unknown class"))?;
         let class = Class::new(class.clone());
         let weight = reader.weight()?;
-        let (id, text) = (EventId::new(reader.text()?), reader.text()?);
+        let (id, input) = (EventId::new(reader.text()?), Input::text(reader.text()?));
         let (domain, groups) = (Domain::new(""), BTreeMap::new());
         let (logits, stratum) = (Vec::new(), String::new());
-        let item = Remembered { id, class, weight, domain, groups, text, logits, stratum };
+        let item = Remembered { id, class, weight, domain, groups, input, logits, stratum };
         replay.take(item)?;
     }
     reader.end(replay)
 }
 
-fn read_2(mut reader: Reader<'_>) -> Result<Replay, LearningError> {
+fn read_2(mut reader: Reader<'_>, of_text: bool) -> Result<Replay, LearningError> {
     let mut replay = Replay::default();
     for _ in 0..reader.u32()? {
         let [code] = reader.array()?;
@@ -91,7 +98,7 @@ fn read_2(mut reader: Reader<'_>) -> Result<Replay, LearningError> {
     }
     reader.strata(&mut replay)?;
     for _ in 0..reader.u32()? {
-        let item = reader.item()?;
+        let item = reader.item(of_text)?;
         replay.take(item)?;
     }
     reader.end(replay)
@@ -140,7 +147,58 @@ fn put_text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend(text.as_bytes());
 }
 
-fn put_item(bytes: &mut Vec<u8>, item: &Remembered) {
+fn put_bytes(bytes: &mut Vec<u8>, part: &[u8]) {
+    put_u32(bytes, part.len());
+    bytes.extend_from_slice(part);
+}
+
+/// How a part is told apart.
+const IMAGE: u8 = 1;
+const AUDIO: u8 = 2;
+const FEATURES: u8 = 3;
+/// And a value.
+const NUMBER: u8 = 0;
+const CATEGORY: u8 = 1;
+
+/// All parts but its text.
+fn put_parts(bytes: &mut Vec<u8>, input: &Input) {
+    let others = || input.parts.iter().filter(|part| !matches!(part, Part::Text(_)));
+    // Whether there is a text, since an empty one is one.
+    bytes.push(u8::from(others().count() < input.parts.len()));
+    put_u32(bytes, others().count());
+    for part in others() {
+        match part {
+            Part::Text(_) => {}
+            Part::Image(image) => {
+                bytes.push(IMAGE);
+                put_bytes(bytes, image);
+            }
+            Part::Audio(sound) => {
+                bytes.push(AUDIO);
+                put_bytes(bytes, sound);
+            }
+            Part::Features(values) => {
+                bytes.push(FEATURES);
+                put_u32(bytes, values.len());
+                for (name, value) in values {
+                    put_text(bytes, name);
+                    match value {
+                        FeatureValue::Number(number) => {
+                            bytes.push(NUMBER);
+                            bytes.extend(number.to_le_bytes());
+                        }
+                        FeatureValue::Category(category) => {
+                            bytes.push(CATEGORY);
+                            put_text(bytes, category);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn put_item(bytes: &mut Vec<u8>, item: &Remembered, of_text: bool) {
     put_text(bytes, item.id.as_str());
     put_text(bytes, item.class.as_str());
     bytes.extend(item.weight.to_le_bytes());
@@ -150,7 +208,10 @@ fn put_item(bytes: &mut Vec<u8>, item: &Remembered) {
         put_text(bytes, name);
         put_text(bytes, value);
     }
-    put_text(bytes, &item.text);
+    put_text(bytes, &item.input.texts());
+    if !of_text {
+        put_parts(bytes, &item.input);
+    }
     put_u32(bytes, item.logits.len());
     for logit in &item.logits {
         bytes.extend(logit.to_le_bytes());
@@ -204,7 +265,46 @@ impl<'a> Reader<'a> {
         Ok(names)
     }
 
-    fn item(&mut self) -> Result<Remembered, LearningError> {
+    fn bytes(&mut self) -> Result<Vec<u8>, LearningError> {
+        let size = self.u32()?;
+        Ok(self.take(size)?.to_vec())
+    }
+
+    fn features(&mut self) -> Result<BTreeMap<String, FeatureValue>, LearningError> {
+        let mut values = BTreeMap::new();
+        for _ in 0..self.u32()? {
+            let name = self.text()?;
+            let value = match self.array()? {
+                [NUMBER] => FeatureValue::Number(f64::from_le_bytes(self.array()?)),
+                [CATEGORY] => FeatureValue::Category(self.text()?),
+                _ => return Err(bad("a feature of an unknown kind")),
+            };
+            values.insert(name, value);
+        }
+        Ok(values)
+    }
+
+    /// `text` and the parts that follow.
+    fn input(&mut self, text: String, of_text: bool) -> Result<Input, LearningError> {
+        if of_text {
+            return Ok(Input::text(text));
+        }
+        let mut parts = Vec::new();
+        if self.array()? == [1] {
+            parts.push(Part::Text(text));
+        }
+        for _ in 0..self.u32()? {
+            parts.push(match self.array()? {
+                [IMAGE] => Part::Image(self.bytes()?),
+                [AUDIO] => Part::Audio(self.bytes()?),
+                [FEATURES] => Part::Features(self.features()?),
+                _ => return Err(bad("a part of an unknown kind")),
+            });
+        }
+        Ok(Input { parts })
+    }
+
+    fn item(&mut self, of_text: bool) -> Result<Remembered, LearningError> {
         let (id, class) = (EventId::new(self.text()?), Class::new(self.text()?));
         let weight = self.weight()?;
         let domain = Domain::new(self.text()?);
@@ -213,6 +313,7 @@ impl<'a> Reader<'a> {
             groups.insert(self.text()?, self.text()?);
         }
         let text = self.text()?;
+        let input = self.input(text, of_text)?;
         let mut logits = Vec::new();
         for _ in 0..self.u32()? {
             let logit = f16::from_le_bytes(self.array()?);
@@ -222,7 +323,7 @@ impl<'a> Reader<'a> {
             logits.push(logit);
         }
         let stratum = String::new();
-        Ok(Remembered { id, class, weight, domain, groups, text, logits, stratum })
+        Ok(Remembered { id, class, weight, domain, groups, input, logits, stratum })
     }
 
     fn end(self, replay: Replay) -> Result<Replay, LearningError> {
@@ -246,13 +347,13 @@ mod tests {
         for (at, class) in ["a", "b", "a", "c"].into_iter().enumerate() {
             let example = Example {
                 id: EventId::new(format!("e{at}")),
-                input: tidegate_model::Input { text: format!("text {at} ü") },
+                input: Input::text(format!("text {at} ü")),
                 label: Class::new(class),
                 weight: 0.5,
                 domain: Domain::new("mail"),
                 groups: BTreeMap::from([("region".to_owned(), format!("r{}", at % 2))]),
             };
-            replay.offer(Remembered::new(&example, 100), &rehearsal, &mut rng);
+            replay.offer(Remembered::new(&example, &rehearsal), &rehearsal, &mut rng);
         }
         replay.items[1].logits = vec![f16::from_f32(0.5), f16::from_f32(-3.25)];
         replay
@@ -274,9 +375,29 @@ mod tests {
     }
 
     #[test]
+    fn other_parts_read_back_and_a_buffer_of_texts_is_written_as_before() {
+        let mut replay = buffer(&[BalanceBy::Class]);
+        assert!(replay.to_bytes().starts_with(MAGIC_2));
+        let values = BTreeMap::from([
+            ("a".to_owned(), FeatureValue::Number(-0.5)),
+            ("b".to_owned(), FeatureValue::Category("ü".to_owned())),
+        ]);
+        let image = Part::Image(vec![1, 2, 3]);
+        let both = vec![Part::Text("text".to_owned()), image, Part::Features(values)];
+        replay.items[0].input = Input { parts: both };
+        replay.items[2].input = Input { parts: vec![Part::Audio(vec![9])] };
+        let bytes = replay.to_bytes();
+        assert!(bytes.starts_with(MAGIC_3));
+        assert_eq!(Replay::from_bytes(&bytes).unwrap(), replay);
+        for size in 0..bytes.len() {
+            assert!(Replay::from_bytes(&bytes[..size]).is_err(), "{size}");
+        }
+    }
+
+    #[test]
     fn texts_are_stored_compressed() {
         let mut replay = buffer(&[BalanceBy::Class]);
-        replay.items[0].text = "minutes of the meeting ".repeat(1_000);
+        replay.items[0].input = Input::text("minutes of the meeting ".repeat(1_000));
         assert!(replay.to_bytes().len() < 1_000);
     }
 
@@ -300,7 +421,7 @@ mod tests {
         let replay = Replay::from_bytes(&bytes).unwrap();
         assert_eq!(replay.len(), 2);
         assert_eq!(replay.items[0].class, Class::new("spam"));
-        assert_eq!(replay.items[1].text, "lunch ü");
+        assert_eq!(replay.items[1].input, Input::text("lunch ü"));
         assert_eq!(replay.strata["spam"], Stratum { seen: 2, kept: 1, full: true });
         assert_eq!(Replay::from_bytes(&replay.to_bytes()).unwrap(), replay);
         for size in 0..bytes.len() {

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use tidegate_contracts::{Class, EventId};
 
 use tidegate_contracts::Domain;
+use tidegate_model::Input;
 
 use crate::{BalanceBy, Example, Rehearsal};
 
@@ -23,8 +24,8 @@ pub(crate) struct Remembered {
     pub(crate) weight: f32,
     pub(crate) domain: Domain,
     pub(crate) groups: BTreeMap<String, String>,
-    /// Bounded by the recipe's `text_bytes`.
-    pub(crate) text: String,
+    /// Bounded by the recipe's `text_bytes` and `part_bytes`.
+    pub(crate) input: Input,
     /// Of the classes that there were when it was learnt; empty when none were recorded.
     pub(crate) logits: Vec<f16>,
     /// Kept here because it is asked for at every offer.
@@ -55,15 +56,14 @@ struct Stratum {
 }
 
 impl Remembered {
-    pub(crate) fn new(example: &Example, text_bytes: usize) -> Self {
-        let text = &example.input.text;
+    pub(crate) fn new(example: &Example, rehearsal: &Rehearsal) -> Self {
         Self {
             id: example.id.clone(),
             class: example.label.clone(),
             weight: example.weight,
             domain: example.domain.clone(),
             groups: example.groups.clone(),
-            text: text[..text.floor_char_boundary(text_bytes)].to_owned(),
+            input: example.input.bounded(rehearsal.text_bytes, rehearsal.part_bytes),
             logits: Vec::new(),
             stratum: String::new(),
         }
@@ -124,6 +124,19 @@ impl Replay {
 
     pub(crate) fn items_mut(&mut self) -> &mut [Remembered] {
         &mut self.items
+    }
+
+    /// Forgets all examples of other classes, and the logits of the others: they were recorded
+    /// beside classes that are gone.
+    pub(crate) fn keep_classes(&mut self, classes: &[Class]) {
+        let (kept, gone): (Vec<Remembered>, Vec<Remembered>) =
+            std::mem::take(&mut self.items).into_iter().partition(|it| classes.contains(&it.class));
+        for item in gone {
+            self.stratum_of(&item.stratum).kept -= 1;
+        }
+        self.items = kept;
+        self.items.iter_mut().for_each(|item| item.logits.clear());
+        self.strata.retain(|_, stratum| stratum.kept > 0);
     }
 
     /// Makes it balanced by other properties than before. How many examples were seen of each new
@@ -215,7 +228,6 @@ impl Replay {
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng as _;
-    use tidegate_model::Input;
 
     use super::*;
 
@@ -227,13 +239,13 @@ mod tests {
     fn item(at: usize, class: &str, domain: &str, region: &str) -> Remembered {
         let example = Example {
             id: EventId::new(format!("e{at}")),
-            input: Input { text: format!("text {at} ü") },
+            input: Input::text(format!("text {at} ü")),
             label: Class::new(class),
             weight: 1.0,
             domain: Domain::new(domain),
             groups: BTreeMap::from([("region".to_owned(), region.to_owned())]),
         };
-        Remembered::new(&example, 4_096)
+        Remembered::new(&example, &Rehearsal::default())
     }
 
     fn offer_all(classes: &[&str], capacity: usize) -> Replay {
@@ -311,6 +323,17 @@ mod tests {
         assert_eq!(replay.strata["mail"].kept, 200);
         let early = count(&replay, |item| item.id.as_str()[1..].parse::<usize>().unwrap() < 2_000);
         assert!((70..130).contains(&early), "{early}");
+    }
+
+    #[test]
+    fn classes_that_are_gone_leave_nothing_behind() {
+        let mut replay = offer_all(&["a", "b", "c", "a", "b", "c"], 6);
+        replay.items[0].logits = vec![f16::ONE];
+        replay.keep_classes(&[Class::new("c"), Class::new("a")]);
+        assert_eq!(replay.counts().into_values().collect::<Vec<_>>(), [2, 2]);
+        assert!(replay.items().iter().all(|item| item.logits.is_empty()));
+        assert_eq!(replay.strata.keys().collect::<Vec<_>>(), ["a", "c"]);
+        assert_eq!(Replay::from_bytes(&replay.to_bytes()).unwrap(), replay);
     }
 
     #[test]

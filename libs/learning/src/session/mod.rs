@@ -3,17 +3,22 @@ mod open;
 mod outcome;
 mod probe;
 mod start;
+mod transfer;
 
-use std::{collections::HashMap, rc::Rc, time::Instant};
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+    time::Instant,
+};
 
 use bytes::Bytes;
-use tidegate_contracts::ArtifactHash;
-use tidegate_model::{Adapters, Features, WEIGHTS, Weights};
+use tidegate_contracts::{ArtifactHash, JobKind};
+use tidegate_model::{Adapters, ExpertLoad, Features, Network, Task, WEIGHTS, Weights};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{outcome::Outcome, probe::Prepared};
 use crate::{
-    CheckpointDir, Course, Example, Job, LearningError, Method, Observer, Trains,
+    CheckpointDir, Course, Example, Job, LearningError, Method, Observer, TRANSFER, Train, Trains,
     anchor::Anchor,
     checkpoint::{Checkpoint, Position, fingerprint},
     clock::{Clock, exhausted},
@@ -21,9 +26,10 @@ use crate::{
     lesson::{Item, Lesson},
     loss::{self, Pass, Setting},
     named::Named,
-    optimizer::DeepOptimizer,
+    optimizer::{DeepOptimizer, Kept},
     sampler::Step,
-    teacher::{ASK, Recalled, Rows, Teacher},
+    successor,
+    teacher::{self, ASK, Recalled, Rows, Teacher},
     writer::Writer,
 };
 
@@ -34,11 +40,19 @@ const AVERAGE: f64 = 0.1;
 /// that a killed one is back at its steps at once.
 const MEASURED_AFTER: f64 = 5.0;
 
+/// How far to go, and where checkpoints are handed to.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    until: u64,
+    fingerprint: ArtifactHash,
+    writer: &'a Writer,
+}
+
 /// Weights in training.
 pub(crate) struct Session<'a, B: Trains> {
     job: &'a Job,
     lesson: &'a Lesson,
-    course: &'a Course,
+    course: Course,
     /// What learns in this job.
     method: Method,
     device: B::Device,
@@ -46,6 +60,10 @@ pub(crate) struct Session<'a, B: Trains> {
     adapters: Adapters,
     /// The file of what lies below adapters that learn: it stays as it is.
     base: Option<Bytes>,
+    /// The experts that keep their bits; only where no more than new ones learn.
+    kept: Option<Kept>,
+    /// How far the routing biases of new experts are raised in the first steps.
+    opens_by: Option<f32>,
     optimizer: DeepOptimizer<B>,
     teacher: Teacher<B>,
     /// What pulls the weights back; only where the recipe says so.
@@ -55,6 +73,8 @@ pub(crate) struct Session<'a, B: Trains> {
     recalled: HashMap<usize, Rc<Recalled>>,
     position: Position,
     diagnosis: Diagnosis,
+    /// The fullest expert's share, for an observer.
+    load_max: f64,
     /// FLOP/s that the device can do, once it is known.
     peak: Option<f64>,
     /// The new replay buffer as a file, without what this job's end adds.
@@ -73,16 +93,71 @@ impl<B: Trains> Session<'_, B> {
     ) -> Result<Outcome, LearningError> {
         let fingerprint = fingerprint(self.job, examples);
         let writer = Writer::start(checkpoints.clone());
+        let transfers = self.job.kind == JobKind::Transfer;
+        if transfers && self.position.step == 0 {
+            self.position.stats.transfer = self.shots(false);
+        }
+        let way = Way { until: self.lesson.steps, fingerprint, writer: &writer };
+        let gone = self.go(&way, &mut clock, observer, cancel);
+        let (ended_by, writer) = unless_cancelled(gone, writer, observer)?;
+        let mut files = self.last_files()?;
+        let mut after = BTreeMap::new();
+        if transfers {
+            after = self.shots(true);
+            files.insert(TRANSFER.to_owned(), self.transfer_report(&after).into());
+        }
+        clock.note(&mut self.position.stats);
+        outcome::report(writer.finish()?, observer);
+        let mut metrics = self.metrics(&clock, ended_by);
+        metrics.extend(self.position.stats.transfer.clone());
+        metrics.extend(after);
+        for (name, value) in metrics.iter().filter(|(name, _)| name.starts_with("transfer.")) {
+            tracing::info!(job = %self.job.id, name, value, "on what was held back");
+        }
+        Ok(Outcome { files, metrics })
+    }
+
+    /// To a step on the way, with a checkpoint there. The next session goes on from it.
+    pub(crate) fn run_to(
+        &mut self,
+        until: u64,
+        checkpoints: &CheckpointDir,
+        examples: &[Example],
+        mut clock: Clock<'_>,
+        observer: &mut dyn Observer,
+        cancel: &CancellationToken,
+    ) -> Result<(), LearningError> {
+        let fingerprint = fingerprint(self.job, examples);
+        let writer = Writer::start(checkpoints.clone());
+        let way = Way { until, fingerprint, writer: &writer };
+        let before = self.position.step;
+        let gone = self.go(&way, &mut clock, observer, cancel);
+        let (_, writer) = unless_cancelled(gone, writer, observer)?;
+        if self.position.step > before {
+            clock.note(&mut self.position.stats);
+            writer.insist(self.checkpoint(fingerprint)?);
+        }
+        outcome::report(writer.finish()?, observer);
+        Ok(())
+    }
+
+    /// Steps up to `way.until`. Says which budget ended it, or cut its steps.
+    fn go(
+        &mut self,
+        way: &Way<'_>,
+        clock: &mut Clock<'_>,
+        observer: &mut dyn Observer,
+        cancel: &CancellationToken,
+    ) -> Result<Option<&'static str>, LearningError> {
+        let Way { until, fingerprint, writer } = *way;
         clock.go_on_from(&self.position.stats);
         let per_epoch = self.lesson.sampler.steps();
         let mut plan: (Option<u64>, Vec<Step>) = (None, Vec::new());
-        let mut ended_by = self.lesson.cut.then_some("max_steps");
-        while self.position.step < self.lesson.steps {
+        while self.position.step < until {
             let step = self.position.step;
             if cancel.is_cancelled() {
                 clock.note(&mut self.position.stats);
                 writer.insist(self.checkpoint(fingerprint)?);
-                outcome::report(writer.finish()?, observer);
                 return Err(LearningError::Cancelled { step });
             }
             let (epoch, at) = (step / per_epoch, (step % per_epoch) as usize);
@@ -94,9 +169,9 @@ impl<B: Trains> Session<'_, B> {
             self.position.step += 1;
             clock.tick(&mut self.position.stats);
             if self.peak.is_none() && self.position.stats.seconds > MEASURED_AFTER {
-                self.peak = Some(flops::peak::<B::InnerBackend>(&self.device));
+                self.peak = Some(self.measured_peak());
             }
-            observer.progress(&self.progress(&clock, load_max));
+            observer.progress(&self.progress(clock, load_max));
             if clock.is_due(self.position.step, self.job) {
                 clock.note(&mut self.position.stats);
                 let began = Instant::now();
@@ -104,23 +179,70 @@ impl<B: Trains> Session<'_, B> {
                 clock.paused(began.elapsed(), &mut self.position.stats);
             }
             outcome::report(writer.done()?, observer);
-            if let Some(budget) = exhausted(&self.position.stats, self.course) {
+            if let Some(budget) = exhausted(&self.position.stats, &self.course) {
                 tracing::warn!(
                     job = %self.job.id, step = self.position.step, steps = self.lesson.steps,
                     budget, "training ends early: a budget is used up",
                 );
-                ended_by = Some(budget);
-                break;
+                return Ok(Some(budget));
             }
         }
-        let files = self.last_files()?;
-        clock.note(&mut self.position.stats);
-        outcome::report(writer.finish()?, observer);
-        Ok(Outcome { files, metrics: self.metrics(&clock, ended_by) })
+        Ok(self.lesson.cut.then_some("max_steps"))
+    }
+
+    /// FLOP/s that the device can do in the format that this job computes in.
+    fn measured_peak(&self) -> f64 {
+        flops::peak::<B::InnerBackend>(&self.device, self.job.recipe.precision.compute)
+    }
+
+    /// One step. Returns the fullest expert's share in the last one that the deep path took part in.
+    fn learn(&mut self, step: &Step) -> Result<f64, LearningError> {
+        if self.course.is_deep(self.position.step) {
+            self.load_max = self.learn_both(step)?;
+        } else {
+            self.learn_wide(step)?;
+        }
+        Ok(self.load_max)
+    }
+
+    /// One step of the wide path alone.
+    fn learn_wide(&mut self, step: &Step) -> Result<(), LearningError> {
+        let lesson = self.lesson;
+        let replayed: Vec<Rc<Recalled>> =
+            step.replayed.iter().map(|at| Rc::clone(&self.recalled[at])).collect();
+        let fresh = step.fresh.iter().map(|&at| &lesson.fresh[at]);
+        let items: Vec<&Item> = fresh.chain(replayed.iter().map(|r| &r.item)).collect();
+        let features: Vec<&Features> = items.iter().map(|item| &item.features).collect();
+        let classes = lesson.labels.len();
+        let label = teacher::labels(&items, classes);
+        let wide = self.weights.wide.logits(&features);
+        let (loss, gradient) = loss::wide_alone(&wide, &label, classes);
+        if !loss.is_finite() {
+            return Err(LearningError::Diverged { step: self.position.step, loss });
+        }
+        let stats = &mut self.position.stats;
+        stats.examples += features.len() as u64;
+        average(&mut stats.loss, f64::from(loss));
+        if self.course.wide_rate > 0.0 && self.method.includes("wide.rows") {
+            self.move_wide(&features, &gradient);
+        }
+        Ok(())
+    }
+
+    /// The sum over the batch, not the mean: Adagrad's first steps then have the same length
+    /// whatever the size of the batch, and a new word is learnt from one text.
+    ///
+    /// `gradient`: that of the mean, `[batch, classes]`.
+    fn move_wide(&mut self, features: &[&Features], gradient: &[f32]) {
+        let size = features.len() as f32;
+        let gradient: Vec<f32> = gradient.iter().map(|g| g * size).collect();
+        let annealed = anneal(self.position.step, self.lesson.steps, &self.course);
+        let rate = (self.course.wide_rate * annealed) as f32;
+        self.weights.wide.update(features, &gradient, rate);
     }
 
     /// One step of both paths. Returns the fullest expert's share.
-    fn learn(&mut self, step: &Step) -> Result<f64, LearningError> {
+    fn learn_both(&mut self, step: &Step) -> Result<f64, LearningError> {
         let (lesson, recipe) = (self.lesson, &self.job.recipe);
         let fresh: Vec<&Item> = step.fresh.iter().map(|&at| &lesson.fresh[at]).collect();
         let replayed: Vec<Rc<Recalled>> =
@@ -132,16 +254,24 @@ impl<B: Trains> Session<'_, B> {
             vec![Vec::new(); fresh.len()]
         };
         let rows = Rows { fresh: &fresh, answers: &answers, replayed: &replayed };
-        let targets = rows.targets(lesson, recipe);
         let items: Vec<&Item> =
             fresh.iter().copied().chain(replayed.iter().map(|r| &r.item)).collect();
         let features: Vec<&Features> = items.iter().map(|item| &item.features).collect();
         let wide = self.weights.wide.logits(&features);
         let scale = self.position.scaler.map_or(1.0, |scaler| scaler.scale());
         let router = recipe.balancing.training(self.method.train);
-        let setting = Setting { course: self.course, scale, router };
+        let setting = Setting { course: &self.course, scale, router };
         let network = &self.weights.network;
-        let pass = loss::accumulate(network, &features, &wide, &targets, setting, &self.device);
+        let pass = match lesson.task() {
+            Task::Classification => {
+                let targets = rows.targets(lesson, recipe);
+                loss::accumulate(network, &features, &wide, &targets, setting, &self.device)
+            }
+            Task::NextToken => {
+                let weights: Vec<f32> = items.iter().map(|item| item.weight).collect();
+                successor::accumulate(network, &features, &weights, setting, &self.device)
+            }
+        };
         if !pass.loss.is_finite() {
             return Err(LearningError::Diverged { step: self.position.step, loss: pass.loss });
         }
@@ -170,6 +300,9 @@ impl<B: Trains> Session<'_, B> {
             let penalty = anchor.pull(&self.weights.network, &mut pass.gradients);
             average(&mut self.position.stats.penalty, penalty);
         }
+        if let Some(kept) = &self.kept {
+            kept.out_of(&mut pass.gradients);
+        }
         let norms = Norms::of(&pass.gradients.norms());
         if self.overflows(&norms, &pass.wide_gradient)? {
             return Ok(());
@@ -177,39 +310,59 @@ impl<B: Trains> Session<'_, B> {
         let architecture = &self.lesson.featurizer.architecture;
         self.diagnosis.routed(step, &pass.routed, architecture, &recipe.alerts)?;
         if recipe.balancing.capacity_factor > 0.0 {
+            // The last token of a text has no successor to be learnt.
+            let unseen = usize::from(self.lesson.task() == Task::NextToken);
             let texts = items.iter().map(|item| {
-                let assignments = item.features.tokens.len().max(1) * architecture.top_k;
+                let chosen = (0..architecture.layers).map(|layer| architecture.experts_of(layer).1);
+                let assignments = (item.features.rows() - unseen) * chosen.sum::<usize>();
                 (assignments, self.lesson.groups_of(item))
             });
             self.diagnosis.dropped(&pass.routed, texts);
         }
-        let annealed = anneal(step, self.lesson.steps, self.course);
+        let annealed = anneal(step, self.lesson.steps, &self.course);
         if self.course.wide_rate > 0.0 && self.method.includes("wide.rows") {
-            // The sum over the batch, not the mean: Adagrad's first steps then have the same length
-            // whatever the size of the batch, and a new word is learnt from one text.
-            let size = features.len() as f32;
-            let gradient: Vec<f32> = pass.wide_gradient.iter().map(|g| g * size).collect();
-            let rate = (self.course.wide_rate * annealed) as f32;
-            self.weights.wide.update(&features, &gradient, rate);
+            self.move_wide(&features, &pass.wide_gradient);
         }
         if self.course.deep_rate > 0.0 {
             self.diagnosis.gradient(step, &norms, &recipe.alerts)?;
-            let last = step + 1 == self.lesson.steps;
-            let measured = step.is_multiple_of(recipe.diagnosis.every) || last;
+            let last = step + self.course.deep_every >= self.lesson.steps;
+            let before = self.course.deep_steps(step);
+            let measured = before.is_multiple_of(recipe.diagnosis.every) || last;
             let rate = self.course.deep_rate * annealed;
             let network = self.weights.network.clone();
             let (network, moved) =
                 self.optimizer.step(network, pass.gradients, norms.total, rate, measured);
             self.diagnosis.moved(step, &moved);
-            let bias_step = (recipe.balancing.step * annealed) as f32;
-            self.weights.network = if self.method.train.balances() {
-                let loads: Vec<_> = pass.routed.into_iter().map(|routed| routed.load).collect();
-                network.balance(&loads, bias_step)
-            } else {
-                network
-            };
+            let loads = pass.routed.into_iter().map(|routed| routed.load).collect();
+            self.weights.network = self.balanced(network, loads, annealed);
         }
         Ok(())
+    }
+
+    /// Moves the routing biases after a step: towards an even load, and those of new experts to
+    /// where tokens are sent to them.
+    fn balanced(
+        &self,
+        mut network: Network<B>,
+        loads: Vec<ExpertLoad>,
+        annealed: f64,
+    ) -> Network<B> {
+        let step = (self.job.recipe.balancing.step * annealed) as f32;
+        if self.method.train.balances() {
+            network = match &self.kept {
+                Some(kept) if self.method.train == Train::NewExperts => {
+                    network.balance_where(&loads, step, |at| kept.learns(at))
+                }
+                _ => network.balance(&loads, step),
+            };
+        }
+        let opening = rise(self.lesson.steps, &self.course).max(1.0);
+        if let Some(by) = self.opens_by.filter(|_| (self.position.step as f64) < opening) {
+            let new: Vec<usize> =
+                self.lesson.featurizer.architecture.new_experts(self.lesson.added).collect();
+            network = network.open_experts(&new, by / opening as f32);
+        }
+        network
     }
 
     /// Whether the gradients of a step are not finite because the loss is scaled too far.
@@ -239,13 +392,12 @@ impl<B: Trains> Session<'_, B> {
 
     /// Adds a step to what is measured.
     fn count(&mut self, features: &[&Features], pass: &Pass<B>, load_max: f32) {
-        let (architecture, classes) =
-            (&self.lesson.featurizer.architecture, self.lesson.labels.len());
+        let (architecture, classes) = (&self.lesson.featurizer.architecture, self.lesson.outputs());
         let stats = &mut self.position.stats;
         stats.examples += features.len() as u64;
         for features in features {
-            stats.tokens += features.tokens.len() as u64;
-            self.diagnosis.flops += flops::training(architecture, classes, features.tokens.len());
+            stats.tokens += features.rows() as u64;
+            self.diagnosis.flops += flops::training(architecture, classes, features.rows());
         }
         stats.load_max_sum += f64::from(load_max);
         average(&mut stats.loss, f64::from(pass.loss));
@@ -285,13 +437,35 @@ impl<B: Trains> Session<'_, B> {
     }
 }
 
+/// After a cancellation the last checkpoint is waited for, and told of.
+fn unless_cancelled<T>(
+    gone: Result<T, LearningError>,
+    writer: Writer,
+    observer: &mut dyn Observer,
+) -> Result<(T, Writer), LearningError> {
+    match gone {
+        Ok(ended) => Ok((ended, writer)),
+        Err(error) => {
+            if matches!(error, LearningError::Cancelled { .. }) {
+                outcome::report(writer.finish()?, observer);
+            }
+            Err(error)
+        }
+    }
+}
+
 fn average(average: &mut Option<f64>, value: f64) {
     *average = Some(average.map_or(value, |average| average + AVERAGE * (value - average)));
 }
 
+/// Steps in which the rates rise.
+fn rise(steps: u64, course: &Course) -> f64 {
+    (steps as f64 * course.warm_up).floor()
+}
+
 /// Share of the highest rate: a straight rise, then a half cosine.
 fn anneal(step: u64, steps: u64, course: &Course) -> f64 {
-    let rise = (steps as f64 * course.warm_up).floor();
+    let rise = rise(steps, course);
     let at = step as f64;
     if at < rise {
         return (at + 1.0) / (rise + 1.0);

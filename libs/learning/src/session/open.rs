@@ -3,20 +3,20 @@ use std::collections::{BTreeMap, HashMap};
 
 use burn::module::AutodiffModule as _;
 use bytes::Bytes;
-use tidegate_model::{Adapters, WEIGHTS, Weights};
+use tidegate_model::{Adapters, Modality, Task, WEIGHTS, Weights};
 
 use super::{
     Session,
     start::{Start, champion as read_champion, file},
 };
 use crate::{
-    DIAGNOSIS, FISHER, Job, LearningError, Method, OPTIMIZER, Train, Trains,
+    Course, DIAGNOSIS, FISHER, Job, LearningError, Method, OPTIMIZER, Train, Trains,
     anchor::Anchor,
     checkpoint::{Checkpoint, Position},
     diagnosis::Diagnosis,
     lesson::Lesson,
     named::{self, Named},
-    optimizer::{DeepOptimizer, LossScaler, freeze},
+    optimizer::{DeepOptimizer, Kept, LossScaler, freeze},
     teacher::Teacher,
 };
 
@@ -30,16 +30,23 @@ impl<'a, B: Trains> Session<'a, B> {
         resumed: Option<Checkpoint>,
         device: B::Device,
     ) -> Result<Self, LearningError> {
-        let (recipe, course) = (&job.recipe, job.recipe.course(job.kind));
+        let recipe = &job.recipe;
         let champion = job.start.files();
         // From scratch everything has to be learnt.
-        let train = if champion.is_some() { recipe.method.train } else { Train::Full };
-        let method = Method { train, ..recipe.method.clone() };
+        let method = match champion {
+            Some(_) => recipe.method(job.kind).clone(),
+            None => Method { train: Train::Full, ..recipe.method.clone() },
+        };
+        let train = method.train;
+        let mut course = recipe.course(job.kind).clone();
+        if !wide_learns(lesson, &method, &course) {
+            course.deep_every = 1;
+        }
         let start = match champion {
-            Some(files) => Some(Start::of::<B>(files, lesson, &method, &device)?),
+            Some(files) => Some(Start::of::<B>(files, lesson, &method, job.seed, &device)?),
             None => None,
         };
-        let (architecture, classes) = (&lesson.featurizer.architecture, lesson.labels.len());
+        let (architecture, classes) = (&lesson.featurizer.architecture, lesson.outputs());
         let mut weights: Weights<B> = match (&resumed, &start) {
             (resumed, Some(start)) => {
                 let resumed = resumed.as_ref().map(|checkpoint| &checkpoint.files);
@@ -49,22 +56,35 @@ impl<'a, B: Trains> Session<'a, B> {
                 let bytes = file(&checkpoint.files, WEIGHTS)?;
                 Weights::from_safetensors(architecture, classes, bytes, &device)?
             }
-            (None, None) => Weights::init(architecture, classes, job.seed, &device),
+            (None, None) => match &lesson.pretrained {
+                Some(pretrained) => pretrained.weights(architecture, classes, job.seed, &device)?,
+                None => Weights::init(architecture, classes, job.seed, &device),
+            },
         };
-        weights.network = freeze(weights.network, &method);
-        let mut optimizer = DeepOptimizer::new(course);
+        weights.network = freeze(weights.network, &method).computing_in(recipe.precision.compute);
+        let parts = matches!(train, Train::FrozenExperts | Train::NewExperts);
+        let kept = (parts && champion.is_some()).then(|| Kept::of(&method, architecture));
+        let mut optimizer = DeepOptimizer::new(&course).keeping(kept.clone());
         if let Some(state) = optimizer_state(champion, resumed.as_ref())? {
             // State of adapters that were folded away is of no use to fresh ones of the same name.
             let stale = resumed.is_none() && start.as_ref().is_some_and(|start| !start.continued);
-            let learns = |name: &str| method.includes(name) && !(stale && Adapters::own(name));
+            // Columns of other classes may have the same shape by chance.
+            let relabelled = resumed.is_none() && lesson.is_relabelled();
+            let learns = |name: &str| {
+                let other = (stale && Adapters::own(name)) || (relabelled && is_head(name));
+                method.includes(name) && !other
+            };
             optimizer = optimizer.load(&weights.network, state, learns)?;
         }
-        let fisher = match champion.and_then(|files| files.get(FISHER)) {
+        let mut fisher = match champion.and_then(|files| files.get(FISHER)) {
             Some(bytes) if recipe.ewc.weight > 0.0 => {
                 named::from_bytes(FISHER, &weights.network.valid(), bytes)?
             }
             _ => Named::new(),
         };
+        fisher.retain(|name, _| !(lesson.is_relabelled() && is_head(name)));
+        // Grown routers have columns elsewhere; the experts' own were of another shape already.
+        fisher.retain(|name, _| !(lesson.added > 0 && name.contains(".mixture.router")));
         let anchor = match &start {
             Some(start) if Anchor::<B>::is_needed(recipe) => {
                 let start: Weights<B> = start.read(lesson, None, job.seed, &device)?;
@@ -76,11 +96,15 @@ impl<'a, B: Trains> Session<'a, B> {
             Some(files) => {
                 let mut teacher = read_champion::<B>(files, lesson, &device)?;
                 teacher.network = teacher.network.folded();
+                if lesson.is_relabelled() {
+                    teacher = teacher.relabel(&lesson.all_columns()[..lesson.known]);
+                }
                 Some(teacher)
             }
             None => None,
         };
         let adapters = start.as_ref().map(|start| start.adapters).unwrap_or_default();
+        let opens_by = start.as_ref().and_then(|start| start.closed_by);
         let base = start.filter(|_| train == Train::Adapters).map(|start| start.weights);
         let position = match &resumed {
             Some(checkpoint) => checkpoint.head.position.clone(),
@@ -100,6 +124,8 @@ impl<'a, B: Trains> Session<'a, B> {
             weights,
             adapters,
             base,
+            kept,
+            opens_by,
             optimizer,
             teacher: Teacher::new(teacher, lesson, recipe),
             anchor,
@@ -107,9 +133,25 @@ impl<'a, B: Trains> Session<'a, B> {
             recalled: HashMap::new(),
             position,
             diagnosis,
+            load_max: 0.0,
             replay: lesson.after.to_bytes().into(),
         })
     }
+}
+
+fn is_head(name: &str) -> bool {
+    name.starts_with("head.")
+}
+
+/// Whether steps of the wide path alone can teach what the job is for: it knows words and features,
+/// no pictures and no sounds, and classes, no next tokens.
+fn wide_learns(lesson: &Lesson, method: &Method, course: &Course) -> bool {
+    let read = &lesson.featurizer.architecture.modalities;
+    course.wide_rate > 0.0
+        && method.includes("wide.rows")
+        && lesson.task() == Task::Classification
+        && !read.contains(&Modality::Image)
+        && !read.contains(&Modality::Audio)
 }
 
 /// That of the checkpoint; else the champion's, if it has one.

@@ -6,14 +6,14 @@ use bytes::Bytes;
 use half::f16;
 use tidegate_contracts::ArtifactHash;
 use tidegate_model::{
-    ADAPTER_WEIGHTS, ADAPTERS, ARCHITECTURE, LABELS, TOKENIZER, WEIGHTS, Weights,
+    ADAPTER_WEIGHTS, ADAPTERS, ARCHITECTURE, FEATURE_SCALES, LABELS, Modality, TOKENIZER, Task,
+    WEIGHTS, Weights,
 };
 
 use super::Session;
 use crate::{
     DIAGNOSIS, Drops, FISHER, LearningError, OPTIMIZER, Observer, Progress, REPLAY, Trains,
     clock::Clock,
-    diagnosis::flops,
     fisher,
     job::{ExpertsProgress, LayerProgress},
     lesson::Item,
@@ -49,6 +49,9 @@ impl<B: Trains> Session<'_, B> {
             (REPLAY, self.replay.clone()),
             (DIAGNOSIS, self.diagnosis.to_bytes().into()),
         ];
+        if architecture.modalities.contains(&Modality::Features) {
+            files.push((FEATURE_SCALES, lesson.featurizer.scales.to_bytes().into()));
+        }
         if !self.adapters.is_empty() {
             let own = self.weights.adapters_to_safetensors(&self.adapters)?;
             files.push((ADAPTERS, json(serde_json::to_vec(&self.adapters)).into()));
@@ -129,6 +132,20 @@ impl<B: Trains> Session<'_, B> {
         }
     }
 
+    /// Of all attempts.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.position.stats.seconds
+    }
+
+    /// Of all attempts.
+    pub(crate) fn joules(&self) -> f64 {
+        self.position.stats.joules
+    }
+
+    fn trained_share(&self) -> f64 {
+        optimizer::share(&self.weights, &self.method, &self.lesson.featurizer.architecture)
+    }
+
     fn flops_per_token(&self) -> f64 {
         self.diagnosis.flops / (self.position.stats.tokens as f64).max(1.0)
     }
@@ -141,7 +158,8 @@ impl<B: Trains> Session<'_, B> {
         let stats = &self.position.stats;
         let steps = self.position.step as f64;
         let seconds = stats.seconds.max(1e-9);
-        let peak = self.peak.unwrap_or_else(|| flops::peak::<B::InnerBackend>(&self.device));
+        let peak = self.peak.unwrap_or_else(|| self.measured_peak());
+        let deep_steps = self.course.deep_steps(self.position.step) as f64;
         let experts = &self.diagnosis.experts;
         let entropy = experts.iter().map(|experts| experts.entropy).sum::<f64>();
         // A metric is a number, so the method is a part of a name.
@@ -151,9 +169,11 @@ impl<B: Trains> Session<'_, B> {
             ("energy_joules".to_owned(), stats.joules),
             ("loss".to_owned(), stats.loss.unwrap_or_default()),
             ("steps".to_owned(), steps),
+            ("deep_steps".to_owned(), deep_steps),
             ("skipped_steps".to_owned(), self.diagnosis.skipped as f64),
             ("examples".to_owned(), stats.examples as f64),
             ("window_examples".to_owned(), self.lesson.fresh.len() as f64),
+            ("unread_examples".to_owned(), self.lesson.unread as f64),
             ("replay_examples".to_owned(), self.lesson.after.len() as f64),
             ("tokens".to_owned(), stats.tokens as f64),
             ("seconds".to_owned(), stats.seconds),
@@ -164,8 +184,8 @@ impl<B: Trains> Session<'_, B> {
             ("training_flops".to_owned(), self.diagnosis.flops),
             ("peak_flops_per_s".to_owned(), peak),
             ("mfu".to_owned(), self.diagnosis.flops / seconds / peak),
-            ("trained_share".to_owned(), optimizer::share(&self.weights, &self.method)),
-            ("expert_load_max_share".to_owned(), stats.load_max_sum / steps.max(1.0)),
+            ("trained_share".to_owned(), self.trained_share()),
+            ("expert_load_max_share".to_owned(), stats.load_max_sum / deep_steps.max(1.0)),
             ("dead_experts".to_owned(), self.diagnosis.dead() as f64),
             ("router_entropy".to_owned(), entropy / (experts.len() as f64).max(1.0)),
         ];
@@ -174,6 +194,9 @@ impl<B: Trains> Session<'_, B> {
             let groups = self.diagnosis.group_drops.iter();
             values
                 .extend(groups.map(|(group, drops)| (format!("drop_rate.{group}"), drops.rate())));
+        }
+        if self.lesson.task() == Task::NextToken {
+            values.push(("perplexity".to_owned(), stats.loss.unwrap_or_default().exp()));
         }
         values.extend(stats.router_loss.map(|loss| ("router_loss".to_owned(), loss)));
         values.extend(stats.penalty.map(|penalty| ("penalty".to_owned(), penalty)));

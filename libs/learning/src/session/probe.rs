@@ -33,6 +33,8 @@ pub(crate) struct Prepared {
 struct Measured {
     /// Tokens and seconds of each.
     steps: Vec<(f64, f64)>,
+    /// Seconds of a step of the wide path alone; 0 where the deep path takes part in all.
+    wide_s: f64,
     watts: Option<f64>,
 }
 
@@ -55,9 +57,12 @@ impl<B: Trains> Session<'_, B> {
         let bytes = files?.values().map(|file| file.len()).sum();
         let (checkpoint_s, _) = timed(|| self.files());
 
-        let tokens = self.tokens(&first);
         let steps = self.lesson.steps;
-        let step_s = seconds_of(&measured.steps, tokens as f64 / steps as f64);
+        let deep_share = self.course.deep_steps(steps) as f64 / steps as f64;
+        let a_step = self.tokens(&first) / steps as f64;
+        let tokens = (a_step * self.course.deep_steps(steps) as f64).round() as u64;
+        let deep_s = seconds_of(&measured.steps, a_step);
+        let step_s = deep_share * deep_s + (1.0 - deep_share) * measured.wide_s;
         let every = &self.job.recipe.checkpoints;
         let by_steps = if every.steps > 0 { 1.0 / every.steps as f64 } else { 0.0 };
         let by_time = if every.seconds > 0.0 { step_s / every.seconds } else { 0.0 };
@@ -81,14 +86,14 @@ impl<B: Trains> Session<'_, B> {
             (false, false) => None,
         };
         let seconds = before_s + share * steps_s + last_s;
-        let (architecture, classes) =
-            (&self.lesson.featurizer.architecture, self.lesson.labels.len());
+        let (architecture, classes) = (&self.lesson.featurizer.architecture, self.lesson.outputs());
         let recipe = &self.job.recipe;
         Ok(Plan {
             kind: self.job.kind,
+            search: None,
             method: self.method.to_string(),
             parameters: Parameters::of(architecture, classes, &self.adapters, &self.method),
-            methods: shares(architecture, classes, &recipe.method.adapters),
+            methods: shares(architecture, classes, &recipe.method(self.job.kind).adapters),
             memory: Memory::of(architecture, &self.held(&first, bytes)),
             work: Work {
                 examples: self.lesson.fresh.len(),
@@ -115,7 +120,7 @@ impl<B: Trains> Session<'_, B> {
         let most = first.len().min(self.lesson.steps as usize);
         let warm_up = WARM_UP.min(most / 2);
         for step in &first[..warm_up] {
-            self.learn(step)?;
+            self.learn_both(step)?;
             self.advance();
         }
         let (stretch, began) = (meter.start(), Instant::now());
@@ -123,7 +128,7 @@ impl<B: Trains> Session<'_, B> {
         // A short job's steps are taken again and again: they take as long each time.
         for step in first[warm_up..most].iter().cycle() {
             let tokens = self.position.stats.tokens;
-            let (seconds, learnt) = timed(|| self.learn(step));
+            let (seconds, learnt) = timed(|| self.learn_both(step));
             learnt?;
             self.advance();
             steps.push(((self.position.stats.tokens - tokens) as f64, seconds));
@@ -133,9 +138,21 @@ impl<B: Trains> Session<'_, B> {
                 break;
             }
         }
+        let wide_s = self.probe_wide(first)?;
         let energy = stretch.stop();
         let watts = energy.joules.map(|joules| joules.0 / energy.seconds.max(1e-9));
-        Ok(Measured { steps, watts })
+        Ok(Measured { steps, wide_s, watts })
+    }
+
+    /// Seconds of a step of the wide path alone.
+    fn probe_wide(&mut self, first: &[Step]) -> Result<f64, LearningError> {
+        if self.course.deep_every == 1 {
+            return Ok(0.0);
+        }
+        let few = &first[..first.len().min(STEPS)];
+        let (seconds, learnt) = timed(|| few.iter().try_for_each(|step| self.learn_wide(step)));
+        learnt?;
+        Ok(seconds / few.len() as f64)
     }
 
     /// To the next step, but not behind the last.
@@ -154,23 +171,23 @@ impl<B: Trains> Session<'_, B> {
     }
 
     /// Tokens of all steps, as if each epoch replayed texts as long as the first one's.
-    fn tokens(&self, first: &[Step]) -> u64 {
+    fn tokens(&self, first: &[Step]) -> f64 {
         let epoch: usize = first.iter().flat_map(|step| self.lengths(step)).sum();
         let epochs = self.lesson.steps as f64 / self.lesson.sampler.steps() as f64;
-        (epoch as f64 * epochs).round() as u64
+        epoch as f64 * epochs
     }
 
     /// Tokens of each text of a step.
     fn lengths(&self, step: &Step) -> Vec<usize> {
         let fresh = step.fresh.iter().map(|&at| &self.lesson.fresh[at]);
         let replayed = step.replayed.iter().map(|at| &self.recalled[at].item);
-        fresh.chain(replayed).map(|item| item.features.tokens.len()).collect()
+        fresh.chain(replayed).map(|item| item.features.rows()).collect()
     }
 
     /// `bytes`: of the generation's files.
     fn held(&self, first: &[Step], bytes: usize) -> Held {
         let (lesson, recipe) = (self.lesson, &self.job.recipe);
-        let (architecture, classes) = (&lesson.featurizer.architecture, lesson.labels.len());
+        let (architecture, classes) = (&lesson.featurizer.architecture, lesson.outputs());
         let parameters = Parameters::of(architecture, classes, &self.adapters, &self.method);
         let wide = self.weights.wide.buckets() * self.weights.wide.classes();
         let wide_learns = self.method.includes("wide.rows");
@@ -182,10 +199,7 @@ impl<B: Trains> Session<'_, B> {
         };
         let replayed: BTreeSet<usize> = self.recalled.keys().copied().collect();
         let items = replayed.iter().map(|at| &self.recalled[at].item).chain(&lesson.fresh);
-        let features = items.map(|item| {
-            let features = &item.features;
-            size_of_val(&features.tokens[..]) + size_of_val(&features.grams[..]) + size_of_val(item)
-        });
+        let features = items.map(|item| item.features.bytes() + size_of_val(item));
         let from_champion = self.job.start.parent().is_some();
         let teacher = from_champion && Teacher::<B>::is_needed(lesson, recipe);
         let anchor = from_champion && Anchor::<B>::is_needed(recipe);

@@ -19,7 +19,7 @@ pub(crate) fn recipe() -> Recipe {
     Recipe::from_toml(
         "[architecture]\nd_model = 16\nlayers = 1\nheads = 2\nkv_heads = 1\ncontext = 16\n\
          vocab = 300\nexperts = 4\nexpert_width = 16\nwide_buckets = 4096\n\
-         [cold_start]\nepochs = 3\nbatch = 8\n[hot_update]\nepochs = 2\nbatch = 8\n\
+         [cold_start]\nepochs = 3\nbatch = 8\n[hot_update]\nepochs = 2\nbatch = 8\ndeep_every = 1\n\
          [checkpoints]\nsteps = 1\n",
     )
     .unwrap()
@@ -39,7 +39,7 @@ pub(crate) fn text(class: &str, at: usize) -> String {
 pub(crate) fn example(class: &str, at: usize) -> Example {
     Example {
         id: EventId::new(format!("{class}-{at}")),
-        input: Input { text: text(class, at) },
+        input: Input::text(text(class, at)),
         label: Class::new(class),
         weight: 1.0,
         domain: Domain::new("test"),

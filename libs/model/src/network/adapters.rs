@@ -6,7 +6,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{Source, Start, param};
-use crate::{Architecture, ModelError, ops::Kernels};
+use crate::{Architecture, Compute, ModelError, ops::Kernels};
 
 /// Which adapters a network has, and how large. Written as `adapters.json` beside their weights.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -115,9 +115,10 @@ impl<B: Kernels> Lora<B> {
     }
 
     /// What it adds to the product of `x` with its matrix. `x`: `[rows, inputs]`.
-    pub(super) fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let narrow = B::project(x, self.into.val());
-        B::project(narrow, self.out.val()).mul_scalar(self.scale)
+    pub(super) fn forward(&self, x: Tensor<B, 2>, compute: Compute) -> Tensor<B, 2> {
+        let [into, out] = [&self.into, &self.out].map(|matrix| compute.hold(matrix.val()));
+        let narrow = compute.hold(B::project(x, into));
+        B::project(narrow, out).mul_scalar(self.scale)
     }
 }
 

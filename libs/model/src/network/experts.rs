@@ -1,8 +1,8 @@
-//! Shared and routed SwiGLU experts.
+//! Shared and routed experts, of SwiGLU or GELU.
 use burn::{
     module::{Module, Param},
     tensor::{
-        Int, Tensor, TensorData,
+        Tensor, TensorData,
         activation::{sigmoid, softmax},
         backend::Backend,
     },
@@ -12,14 +12,15 @@ use super::{
     Adapters, ExpertLoad, Routed, RouterTraining, Source, Start,
     adapters::{ExpertLora, Lora, folded},
     param,
-    routing::{Plan, Rule},
+    routing::{Routing, Rule},
 };
 use crate::{
-    Affinity, Architecture, ModelError,
+    Affinity, Architecture, Compute, FeedForward, ModelError,
     ops::{Kernels, Segments},
+    precision::full,
 };
 
-/// Keeps the normalisation finite when every chosen affinity underflows.
+/// Keeps the balance loss finite when every affinity underflows.
 const TINY: f64 = 1e-9;
 
 /// How a pass routes; the same in all layers.
@@ -28,6 +29,8 @@ pub(super) struct Router {
     pub(super) affinity: Affinity,
     pub(super) rule: Rule,
     pub(super) training: RouterTraining,
+    /// Of the experts; routers are f32.
+    pub(super) compute: Compute,
 }
 
 impl Router {
@@ -36,14 +39,14 @@ impl Router {
         &self,
         logits: Tensor<B, 2>,
         affinity: &Tensor<B, 2>,
-        plan: &Plan,
+        routed: &Routed,
     ) -> Option<Tensor<B, 1>> {
         let [_, experts] = logits.dims();
         let RouterTraining { balance_loss, z_loss, .. } = self.training;
         let mut loss = None;
         if balance_loss > 0.0 {
             // Switch, eq. 4-6: experts * sum of (share of the choices) * (mean affinity).
-            let share = TensorData::new(plan.routed.load.0.clone(), [1, experts]);
+            let share = TensorData::new(routed.load.0.clone(), [1, experts]);
             let share = Tensor::<B, 2>::from_data(share, &logits.device());
             let even = affinity.clone() / affinity.clone().sum_dim(1).add_scalar(TINY);
             let balance = (even.mean_dim(0) * share).sum();
@@ -65,26 +68,32 @@ impl Router {
 pub(super) struct Mixture<B: Backend> {
     shared: Option<Shared<B>>,
     /// `[d_model, experts]`: the experts' centroids.
-    router: Param<Tensor<B, 2>>,
+    pub(super) router: Param<Tensor<B, 2>>,
     /// `[experts]`: steers the choice. Moved by [`Mixture::balance`], never by gradient.
-    bias: Param<Tensor<B, 1>>,
+    pub(super) bias: Param<Tensor<B, 1>>,
+    /// `[experts, d_model, width]`; SwiGLU has one.
+    pub(super) gate: Option<Param<Tensor<B, 3>>>,
     /// `[experts, d_model, width]`.
-    gate: Param<Tensor<B, 3>>,
-    /// `[experts, d_model, width]`.
-    up: Param<Tensor<B, 3>>,
+    pub(super) up: Param<Tensor<B, 3>>,
     /// `[experts, width, d_model]`.
-    down: Param<Tensor<B, 3>>,
-    gate_lora: Option<ExpertLora<B>>,
-    up_lora: Option<ExpertLora<B>>,
-    down_lora: Option<ExpertLora<B>>,
+    pub(super) down: Param<Tensor<B, 3>>,
+    /// `[experts, width]`; GELU has one.
+    pub(super) up_bias: Option<Param<Tensor<B, 2>>>,
+    /// `[experts, d_model]`; GELU has one.
+    pub(super) down_bias: Option<Param<Tensor<B, 2>>>,
+    pub(super) gate_lora: Option<ExpertLora<B>>,
+    pub(super) up_lora: Option<ExpertLora<B>>,
+    pub(super) down_lora: Option<ExpertLora<B>>,
 }
 
 /// Experts that see every token, as one of their summed width.
 #[derive(Module, Debug)]
 struct Shared<B: Backend> {
-    gate: Param<Tensor<B, 2>>,
+    gate: Option<Param<Tensor<B, 2>>>,
     up: Param<Tensor<B, 2>>,
     down: Param<Tensor<B, 2>>,
+    up_bias: Option<Param<Tensor<B, 1>>>,
+    down_bias: Option<Param<Tensor<B, 1>>>,
     gate_lora: Option<Lora<B>>,
     up_lora: Option<Lora<B>>,
     down_lora: Option<Lora<B>>,
@@ -103,42 +112,58 @@ impl<B: Kernels> Shared<B> {
         let mut matrix = |part: &str, shape, start| {
             param(source, &format!("{name}.{part}"), shape, start, device)
         };
-        let gate = matrix("gate", [d, width], into)?;
+        let gate = gated(a).then(|| matrix("gate", [d, width], into)).transpose()?;
         let up = matrix("up", [d, width], into)?;
         let down = matrix("down", [width, d], Start::residual(width, a.layers))?;
+        let mut bias = |part: &str, size| {
+            let name = format!("{name}.{part}");
+            let bias = || param(source, &name, [size], Start::Zero, device);
+            (!gated(a)).then(bias).transpose()
+        };
+        let (up_bias, down_bias) = (bias("up_bias", width)?, bias("down_bias", d)?);
         let mut lora = |part: &str, shape| {
             let name = format!("{name}.{part}");
             Lora::build(&name, shape, adapters.expert_rank, adapters, source, device)
         };
+        let gate_lora = if gated(a) { lora("gate", [d, width])? } else { None };
         Ok(Self {
             gate,
             up,
             down,
-            gate_lora: lora("gate", [d, width])?,
+            up_bias,
+            down_bias,
+            gate_lora,
             up_lora: lora("up", [d, width])?,
             down_lora: lora("down", [width, d])?,
         })
     }
 
-    fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let matrix = |matrix: &Param<Tensor<B, 2>>, lora: &Option<Lora<B>>| match lora {
-            None => matrix.val(),
-            Some(lora) => matrix.val() + lora.change(),
+    fn forward(&self, x: Tensor<B, 2>, compute: Compute) -> Tensor<B, 2> {
+        let matrix = |matrix: &Param<Tensor<B, 2>>, lora: &Option<Lora<B>>| {
+            compute.hold(match lora {
+                None => matrix.val(),
+                Some(lora) => matrix.val() + lora.change(),
+            })
         };
-        let gate = matrix(&self.gate, &self.gate_lora);
         let up = matrix(&self.up, &self.up_lora);
-        B::feed_forward(x, gate, up, matrix(&self.down, &self.down_lora))
+        let down = matrix(&self.down, &self.down_lora);
+        compute.hold(match (&self.gate, &self.up_bias, &self.down_bias) {
+            (Some(gate), ..) => B::feed_forward(x, matrix(gate, &self.gate_lora), up, down),
+            (None, Some(a), Some(b)) => B::gelu_feed_forward(x, [up, down], [a.val(), b.val()]),
+            (None, ..) => unreachable!("GELU is built with both of its biases"),
+        })
     }
 
     fn folded(self) -> Self {
         let fold = |matrix, lora: &Option<Lora<B>>| folded(matrix, lora.as_ref().map(Lora::change));
         Self {
-            gate: fold(self.gate, &self.gate_lora),
+            gate: self.gate.map(|gate| fold(gate, &self.gate_lora)),
             up: fold(self.up, &self.up_lora),
             down: fold(self.down, &self.down_lora),
             gate_lora: None,
             up_lora: None,
             down_lora: None,
+            ..self
         }
     }
 }
@@ -146,12 +171,14 @@ impl<B: Kernels> Shared<B> {
 impl<B: Kernels> Mixture<B> {
     pub(super) fn build(
         name: &str,
+        layer: usize,
         a: &Architecture,
         adapters: &Adapters,
         source: &mut dyn Source,
         device: &B::Device,
     ) -> Result<Self, ModelError> {
-        let (d, width, experts) = (a.d_model, a.expert_width, a.experts);
+        let (d, width) = (a.d_model, a.expert_width);
+        let (experts, _) = a.experts_of(layer);
         let into = Start::fan_in(d);
         let shared = match a.shared_experts {
             0 => None,
@@ -163,13 +190,20 @@ impl<B: Kernels> Mixture<B> {
         let mut matrices = |part: &str, shape, start| {
             param(source, &format!("{name}.{part}"), shape, start, device)
         };
-        let gate = matrices("gate", wide, into)?;
+        let gate = gated(a).then(|| matrices("gate", wide, into)).transpose()?;
         let up = matrices("up", wide, into)?;
         let down = matrices("down", tall, Start::residual(width, a.layers))?;
+        let mut biases = |part: &str, size| {
+            let name = format!("{name}.{part}");
+            let biases = || param(source, &name, [experts, size], Start::Zero, device);
+            (!gated(a)).then(biases).transpose()
+        };
+        let (up_bias, down_bias) = (biases("up_bias", width)?, biases("down_bias", d)?);
         let mut lora = |part: &str, shape| {
             let name = format!("{name}.{part}");
             ExpertLora::build(&name, shape, adapters.expert_rank, adapters, source, device)
         };
+        let gate_lora = if gated(a) { lora("gate", wide)? } else { None };
         Ok(Self {
             shared,
             router,
@@ -177,7 +211,9 @@ impl<B: Kernels> Mixture<B> {
             gate,
             up,
             down,
-            gate_lora: lora("gate", wide)?,
+            up_bias,
+            down_bias,
+            gate_lora,
             up_lora: lora("up", wide)?,
             down_lora: lora("down", tall)?,
         })
@@ -190,14 +226,13 @@ impl<B: Kernels> Mixture<B> {
         };
         Self {
             shared: self.shared.map(Shared::folded),
-            router: self.router,
-            bias: self.bias,
-            gate: fold(self.gate, &self.gate_lora),
+            gate: self.gate.map(|gate| fold(gate, &self.gate_lora)),
             up: fold(self.up, &self.up_lora),
             down: fold(self.down, &self.down_lora),
             gate_lora: None,
             up_lora: None,
             down_lora: None,
+            ..self
         }
     }
 
@@ -215,65 +250,81 @@ impl<B: Kernels> Mixture<B> {
         rule: &Router,
         segments: &Segments,
     ) -> (Tensor<B, 2>, Routed, Option<Tensor<B, 1>>) {
-        let [rows, _] = x.dims();
-        let [experts, _, _] = self.gate.dims();
-        let device = x.device();
-        let logits = B::project(x.clone(), self.router.val());
+        let [experts, _, _] = self.up.dims();
+        // In a dense layer there is nothing to choose, to drop or to even out.
+        let (choice, capacity_factor) = match experts {
+            1 => (Rule::ONE, 0.0),
+            _ => (rule.rule, rule.training.capacity_factor),
+        };
+        // In f32: where a token goes is decided by small differences.
+        let logits = B::project(full(x.clone()), self.router.val());
         let affinity = match rule.affinity {
             Affinity::Sigmoid => sigmoid(logits.clone()),
             Affinity::Softmax => softmax(logits.clone(), 1),
         };
-        let plan = Plan::new(
-            &values(affinity.clone()),
-            &values(self.bias.val()),
-            rule.rule,
-            rule.training.capacity_factor,
-            segments,
-        );
-        let loss = rule.loss(logits, &affinity, &plan);
-        let mixture = match rule.affinity {
-            Affinity::Softmax => affinity,
-            Affinity::Sigmoid => {
-                let chosen = TensorData::new(plan.chosen, [rows, experts]);
-                let affinity = affinity * Tensor::from_data(chosen, &device);
-                affinity.clone() / affinity.sum_dim(1).add_scalar(TINY)
-            }
+        let how = Routing { rule: choice, capacity_factor, segments };
+        let (sent, routed) = B::route(affinity.clone(), self.bias.val(), &how);
+        let loss = if experts == 1 { None } else { rule.loss(logits, &affinity, &routed) };
+        let weight = B::weights(affinity, rule.affinity, &sent);
+        let compute = rule.compute;
+        let matrices = |matrix: &Param<Tensor<B, 3>>, lora: &Option<ExpertLora<B>>| {
+            compute.hold(match lora {
+                None => matrix.val(),
+                Some(lora) => matrix.val() + lora.change(),
+            })
         };
-        let assignments = plan.cells.len();
-        let cells =
-            Tensor::<B, 1, Int>::from_data(TensorData::new(plan.cells, [assignments]), &device);
-        let weight = mixture.reshape([rows * experts]).select(0, cells);
-        let matrices = |matrix: &Param<Tensor<B, 3>>, lora: &Option<ExpertLora<B>>| match lora {
-            None => matrix.val(),
-            Some(lora) => matrix.val() + lora.change(),
-        };
-        let gate = matrices(&self.gate, &self.gate_lora);
         let up = matrices(&self.up, &self.up_lora);
         let down = matrices(&self.down, &self.down_lora);
-        let mut y = B::experts(x.clone(), gate, up, down, weight, &plan.dispatch);
+        let own = x.clone();
+        let mut y = compute.hold(match (&self.gate, &self.up_bias, &self.down_bias) {
+            (Some(gate), ..) => {
+                B::experts(own, matrices(gate, &self.gate_lora), up, down, weight, &sent)
+            }
+            (None, Some(a), Some(b)) => {
+                B::gelu_experts(own, [up, down], [a.val(), b.val()], weight, &sent)
+            }
+            (None, ..) => unreachable!("GELU is built with both of its biases"),
+        });
         if let Some(shared) = &self.shared {
-            y = y + shared.forward(x);
+            y = compute.hold(y + shared.forward(x, compute));
         }
-        (y, plan.routed, loss)
+        (y, routed, loss)
     }
 
-    /// One step of `b_i += step_size * sign(mean load - load_i)`.
-    pub(super) fn balance(&mut self, load: &ExpertLoad, step_size: f32) {
-        let mut bias = values(self.bias.val());
-        assert_eq!(bias.len(), load.0.len(), "one share an expert");
-        let even = 1.0 / bias.len() as f32;
-        for (bias, load) in bias.iter_mut().zip(&load.0) {
-            if *load != even {
-                *bias += step_size * (even - load).signum();
-            }
-        }
+    /// One step of `b_i += step_size * sign(mean load - load_i)`, of the experts that are `moved`.
+    pub(super) fn balance(
+        &mut self,
+        load: &ExpertLoad,
+        step_size: f32,
+        moved: impl Fn(usize) -> bool,
+    ) {
+        let [experts] = self.bias.dims();
+        assert_eq!(experts, load.0.len(), "one share an expert");
+        let even = 1.0 / experts as f32;
+        let step = |(at, load): (usize, &f32)| match *load == even || !moved(at) {
+            true => 0.0,
+            false => step_size * (even - load).signum(),
+        };
+        let steps = load.0.iter().enumerate().map(step).collect::<Vec<_>>();
+        let bias = self.bias.val().detach();
+        // Moved where it is: nobody waits for the device.
+        let steps = Tensor::from_data(TensorData::new(steps, [experts]), &bias.device());
+        self.bias = Param::initialized(self.bias.id, (bias + steps).set_require_grad(false));
+    }
+
+    pub(super) fn set_biases(&mut self, bias: Vec<f32>) {
         let data = TensorData::new(bias, self.bias.dims());
         let tensor = Tensor::from_data(data, &self.bias.device());
         self.bias = Param::initialized(self.bias.id, tensor);
     }
 }
 
-fn values<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+/// Whether experts have a gate; else they have biases.
+fn gated(a: &Architecture) -> bool {
+    a.block.feed_forward == FeedForward::SwiGlu
+}
+
+pub(super) fn values<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
     let data = tensor.detach().into_data().convert::<f32>();
     data.into_vec().expect("converted to f32 in the line above")
 }

@@ -1,7 +1,10 @@
 //! The deep path: embedding, pre-norm transformer blocks with expert mixtures, pooled head.
 mod adapters;
 mod attention;
+mod cache;
+mod expansion;
 mod experts;
+mod front_ends;
 mod norm;
 mod parameters;
 mod routing;
@@ -13,23 +16,27 @@ use burn::{
     tensor::{Tensor, TensorData, backend::Backend},
 };
 
+pub(crate) use self::routing::{Plan, Routing, Rule};
 pub use self::{
     adapters::Adapters,
+    cache::Cache,
+    expansion::Grown,
     routing::{ExpertLoad, Routed},
 };
 use self::{
-    attention::Attention,
+    attention::{Attention, Seen},
     experts::{Mixture, Router},
-    norm::RmsNorm,
-    routing::Rule,
+    front_ends::FrontEnds,
+    norm::Norm,
 };
 pub(crate) use self::{
     parameters::{Pair, Random, param},
     parameters::{Source, Start},
 };
 use crate::{
-    Affinity, Architecture, Batch, ModelError, Task,
+    Affinity, Architecture, Batch, Compute, ModelError, Placement, Positions, Task,
     ops::{Heads, Kernels, Learns, Segments},
+    precision::full,
 };
 
 /// What a forward pass returns.
@@ -67,15 +74,22 @@ pub struct RouterTraining {
     pub z_loss: f64,
 }
 
-/// Embedding, transformer blocks, mean pooling and a linear head over an open label set.
+/// Embedding, front-ends, transformer blocks, mean pooling and a linear head over an open label set.
 ///
 /// Ids of its parameters are made from their names and shapes, so that optimiser state kept by id
 /// finds its parameter again in a network that was read from a file.
 #[derive(Module, Debug)]
 pub struct Network<B: Backend> {
+    /// `[vocab, d_model]`.
     embedding: Param<Tensor<B, 2>>,
+    front_ends: FrontEnds<B>,
+    /// `[context, d_model]`; only where positions are learned.
+    positions: Option<Param<Tensor<B, 2>>>,
+    /// Of the embedding; only where sums are normed.
+    embedding_norm: Option<Norm<B>>,
     blocks: Vec<Block<B>>,
-    norm: RmsNorm<B>,
+    /// Before the head; only where what goes into blocks is normed.
+    norm: Option<Norm<B>>,
     head: Head<B>,
     #[module(skip)]
     form: Form,
@@ -85,9 +99,11 @@ pub struct Network<B: Backend> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Form {
     task: Task,
+    placement: Placement,
     heads: Heads,
     affinity: Affinity,
     rule: Rule,
+    compute: Compute,
 }
 
 impl Form {
@@ -97,18 +113,22 @@ impl Form {
             keys: a.kv_heads,
             width: a.head_width(),
             causal: a.task == Task::NextToken,
-            rope_base: a.rope_base,
+            first: 0,
+            rope_base: (a.block.positions == Positions::Rotary).then_some(a.rope_base),
         };
-        Self { task: a.task, heads, affinity: a.affinity, rule: Rule::of(a) }
+        let (task, placement) = (a.task, a.block.placement);
+        let (affinity, rule) = (a.affinity, Rule::of(a));
+        Self { task, placement, heads, affinity, rule, compute: Compute::F32 }
     }
 }
 
-/// `x + attention(norm(x))`, then `x + mixture(norm(x))`.
+/// `x + attention(norm(x))`, then `x + mixture(norm(x))`; or `norm(x + attention(x))`, then
+/// `norm(x + mixture(x))`.
 #[derive(Module, Debug)]
 struct Block<B: Backend> {
-    attention_norm: RmsNorm<B>,
+    attention_norm: Norm<B>,
     attention: Attention<B>,
-    mixture_norm: RmsNorm<B>,
+    mixture_norm: Norm<B>,
     mixture: Mixture<B>,
 }
 
@@ -117,15 +137,29 @@ impl<B: Kernels> Block<B> {
     fn forward(
         &self,
         x: Tensor<B, 2>,
-        heads: Heads,
+        form: &Form,
         router: &Router,
         segments: &Segments,
+        before: Option<&mut Seen<B>>,
     ) -> (Tensor<B, 2>, Routed, Option<Tensor<B, 1>>) {
-        let seen = self.attention_norm.forward(x.clone());
-        let x = x + self.attention.forward(seen, heads, segments);
-        let seen = self.mixture_norm.forward(x.clone());
-        let (y, routed, loss) = self.mixture.forward(seen, router, segments);
-        (x + y, routed, loss)
+        let (compute, heads) = (form.compute, form.heads);
+        match form.placement {
+            Placement::Pre => {
+                let seen = self.attention_norm.forward(x.clone(), compute);
+                let y = self.attention.forward(seen, heads, segments, compute, before);
+                let x = compute.hold(x + y);
+                let seen = self.mixture_norm.forward(x.clone(), compute);
+                let (y, routed, loss) = self.mixture.forward(seen, router, segments);
+                (compute.hold(x + y), routed, loss)
+            }
+            Placement::Post => {
+                let y = self.attention.forward(x.clone(), heads, segments, compute, before);
+                let x = self.attention_norm.forward(compute.hold(x + y), compute);
+                let (y, routed, loss) = self.mixture.forward(x.clone(), router, segments);
+                let y = self.mixture_norm.forward(compute.hold(x + y), compute);
+                (y, routed, loss)
+            }
+        }
     }
 }
 
@@ -164,6 +198,22 @@ impl<B: Kernels> Network<B> {
         self
     }
 
+    /// The same network, whose forward and backward passes are computed in this format from now on;
+    /// f32 unless said so. Parameters, their gradients and the logits stay f32.
+    #[must_use]
+    pub fn computing_in(mut self, compute: Compute) -> Self {
+        self.form.compute = compute;
+        self
+    }
+
+    /// The same network, whose routers are not asked: every expert gets as many tokens. For
+    /// measurements of what uneven loads cost.
+    #[must_use]
+    pub fn routed_evenly(mut self) -> Self {
+        self.form.rule.even = true;
+        self
+    }
+
     /// Takes every parameter from `source`, by name and shape.
     pub(crate) fn build(
         a: &Architecture,
@@ -174,17 +224,32 @@ impl<B: Kernels> Network<B> {
     ) -> Result<Self, ModelError> {
         let embedding =
             param(source, "embedding", [a.vocab, a.d_model], Start::Spread(0.1), device)?;
+        let positions = match a.block.positions {
+            Positions::Rotary => None,
+            Positions::Learned => {
+                let shape = [a.context, a.d_model];
+                Some(param(source, "positions", shape, Start::Spread(0.1), device)?)
+            }
+        };
+        let (pre, post) = match a.block.placement {
+            Placement::Pre => (true, false),
+            Placement::Post => (false, true),
+        };
+        let norm = |here: bool, name: &str, source: &mut dyn Source| {
+            here.then(|| Norm::build(name, a, source, device)).transpose()
+        };
+        let embedding_norm = norm(post, "embedding_norm", source)?;
         let blocks = (0..a.layers)
             .map(|layer| {
                 let name = |part: &str| format!("blocks.{layer}.{part}");
                 let norm = |part: &str, source: &mut dyn Source| {
-                    RmsNorm::build(&name(part), a.d_model, a.norm_epsilon, source, device)
+                    Norm::build(&name(part), a, source, device)
                 };
                 Ok(Block {
                     attention_norm: norm("attention_norm", source)?,
                     attention: Attention::build(&name("attention"), a, adapters, source, device)?,
                     mixture_norm: norm("mixture_norm", source)?,
-                    mixture: Mixture::build(&name("mixture"), a, adapters, source, device)?,
+                    mixture: Mixture::build(&name("mixture"), layer, a, adapters, source, device)?,
                 })
             })
             .collect::<Result<_, ModelError>>()?;
@@ -195,8 +260,11 @@ impl<B: Kernels> Network<B> {
         };
         Ok(Self {
             embedding,
+            front_ends: FrontEnds::build(a, source, device)?,
+            positions,
+            embedding_norm,
             blocks,
-            norm: RmsNorm::build("norm", a.d_model, a.norm_epsilon, source, device)?,
+            norm: norm(pre, "norm", source)?,
             head: Head {
                 weight: param(source, "head.weight", [a.d_model, classes], start, device)?,
                 bias: param(source, "head.bias", [classes], Start::Zero, device)?,
@@ -211,15 +279,49 @@ impl<B: Kernels> Network<B> {
         self.forward_learning(batch, RouterTraining::default())
     }
 
-    /// The same, with routers that work as they do while they learn.
-    pub fn forward_learning(&self, batch: &Batch<B>, training: RouterTraining) -> Output<B> {
+    /// The final hidden state of each token, `[rows, d_model]`, in the format that is computed in.
+    pub fn hidden(&self, batch: &Batch<B>) -> Tensor<B, 2> {
+        self.states(batch, RouterTraining::default(), None).0
+    }
+
+    /// The mean of each input's final hidden states, f32 `[batch, d_model]`: what the head of a
+    /// classifier reads.
+    pub fn pooled(&self, batch: &Batch<B>) -> Tensor<B, 2> {
+        let x = full(self.hidden(batch));
+        pooling(&batch.segments, &x.device()).matmul(x)
+    }
+
+    /// Final hidden states, what the routers did, and their losses.
+    fn states(
+        &self,
+        batch: &Batch<B>,
+        training: RouterTraining,
+        mut cache: Option<&mut Cache<B>>,
+    ) -> (Tensor<B, 2>, Vec<Routed>, Option<Tensor<B, 1>>) {
         let segments = &batch.segments;
-        let router = Router { affinity: self.form.affinity, rule: self.form.rule, training };
-        let mut x = self.embedding.val().select(0, batch.tokens.clone());
+        let first = cache.as_ref().map_or(0, |cache| cache.len());
+        let mut form = self.form;
+        form.heads.first = first;
+        let Form { affinity, rule, compute, .. } = form;
+        let router = Router { affinity, rule, training, compute };
+        let mut x = B::embed(self.embedding.val(), batch.tokens.clone());
+        if let Some(positions) = &self.positions {
+            // Of texts: pictures and sounds have places of their own.
+            let at = batch.positions(first, &x.device());
+            x = x + B::embed(positions.val(), at);
+        }
+        if let Some(parts) = &batch.parts {
+            x = self.front_ends.join(x, parts);
+        }
+        let mut x = compute.hold(x);
+        if let Some(norm) = &self.embedding_norm {
+            x = norm.forward(x, compute);
+        }
         let mut routed = Vec::with_capacity(self.blocks.len());
         let mut router_loss: Option<Tensor<B, 1>> = None;
-        for block in &self.blocks {
-            let (y, did, loss) = block.forward(x, self.form.heads, &router, segments);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let before = cache.as_mut().map(|cache| cache.layer(layer));
+            let (y, did, loss) = block.forward(x, &form, &router, segments, before);
             x = y;
             routed.push(did);
             router_loss = match (router_loss, loss) {
@@ -227,17 +329,39 @@ impl<B: Kernels> Network<B> {
                 (sum, loss) => sum.or(loss),
             };
         }
-        let mut x = self.norm.forward(x);
+        let x = match &self.norm {
+            Some(norm) => norm.forward(x, compute),
+            None => x,
+        };
+        (x, routed, router_loss)
+    }
+
+    /// The same as [`Network::forward`], with routers that work as they do while they learn.
+    pub fn forward_learning(&self, batch: &Batch<B>, training: RouterTraining) -> Output<B> {
+        let compute = self.form.compute;
+        let (mut x, routed, router_loss) = self.states(batch, training, None);
         if self.form.task != Task::NextToken {
-            x = pooling(segments, &x.device()).matmul(x);
+            x = compute.hold(pooling(&batch.segments, &x.device()).matmul(full(x)));
         }
-        let mut logits = B::project(x, self.head.weight.val())
-            + self.head.bias.val().reshape([1, self.classes()]);
+        let mut logits = self.answers(x);
         if let Some(wide) = &batch.wide {
             logits = logits + wide.clone();
         }
         let loads = routed.iter().map(|did| did.load.clone()).collect();
         Output { logits, loads, routed, router_loss }
+    }
+
+    /// What the head makes of final states. `x`: `[rows, d_model]`; returns f32 `[rows, classes]`.
+    fn answers(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let compute = self.form.compute;
+        let logits = B::project(x, compute.hold(self.head.weight.val()));
+        full(compute.hold(logits)) + self.head.bias.val().reshape([1, self.classes()])
+    }
+
+    /// What it answers.
+    #[must_use]
+    pub fn task(&self) -> Task {
+        self.form.task
     }
 
     /// Number of classes.
@@ -273,16 +397,55 @@ impl<B: Kernels> Network<B> {
         self
     }
 
+    /// Columns of another label set: of each class that of the class at its index in the present
+    /// one, or zeros for a class that is new. The head's parameters get new ids.
+    ///
+    /// # Panics
+    /// When an index is of no present class.
+    #[must_use]
+    pub fn relabel(mut self, columns: &[Option<usize>]) -> Self {
+        let device = self.head.weight.device();
+        let [d_model, old] = self.head.weight.dims();
+        let take = |row: &[f32]| -> Vec<f32> {
+            columns.iter().map(|from| from.map_or(0.0, |from| row[from])).collect()
+        };
+        let weight = experts::values(self.head.weight.val());
+        let weight: Vec<f32> = weight.chunks_exact(old).flat_map(take).collect();
+        let bias = take(&experts::values(self.head.bias.val()));
+        let weight = TensorData::new(weight, [d_model, columns.len()]);
+        let bias = TensorData::new(bias, [columns.len()]);
+        self.head = Head {
+            weight: parameters::named("head.weight", Tensor::from_data(weight, &device)),
+            bias: parameters::named("head.bias", Tensor::from_data(bias, &device)),
+        };
+        self
+    }
+
     /// Moves each layer's routing bias by `step_size` towards the even load: down for experts that
     /// got more than their share, up for the others (DeepSeek-V3, arXiv 2412.19437, eq. 16 ff).
     ///
     /// # Panics
     /// When `loads` are not of this network's layers.
     #[must_use]
-    pub fn balance(mut self, loads: &[ExpertLoad], step_size: f32) -> Self {
+    pub fn balance(self, loads: &[ExpertLoad], step_size: f32) -> Self {
+        self.balance_where(loads, step_size, |_| true)
+    }
+
+    /// The same for the experts that are `moved`, by index; the biases of the others keep their
+    /// bits.
+    ///
+    /// # Panics
+    /// When `loads` are not of this network's layers.
+    #[must_use]
+    pub fn balance_where(
+        mut self,
+        loads: &[ExpertLoad],
+        step_size: f32,
+        moved: impl Fn(usize) -> bool,
+    ) -> Self {
         assert_eq!(loads.len(), self.blocks.len(), "one load a layer");
         for (block, load) in self.blocks.iter_mut().zip(loads) {
-            block.mixture.balance(load, step_size);
+            block.mixture.balance(load, step_size, &moved);
         }
         self
     }

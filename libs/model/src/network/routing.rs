@@ -27,18 +27,45 @@ pub struct Routed {
 
 /// How the experts of a token are chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Rule {
-    pub(super) top_k: usize,
+pub(crate) struct Rule {
+    pub(crate) top_k: usize,
     /// Experts are chosen out of the best `top_groups` of so many groups of equal size, so that a
     /// token travels to a bounded number of devices (DeepSeek-V3, arXiv 2412.19437, section 2.1.2,
     /// "node-limited routing"). 1: out of all.
-    pub(super) groups: usize,
-    pub(super) top_groups: usize,
+    pub(crate) groups: usize,
+    pub(crate) top_groups: usize,
+    /// Every expert is given as many tokens, whatever the router says.
+    pub(crate) even: bool,
+}
+
+/// A rule, and the batch that it is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Routing<'a> {
+    pub(crate) rule: Rule,
+    /// An expert takes at most so many times its even share of the assignments, first come first
+    /// served by the order of rows (Switch, arXiv 2101.03961, eq. 3); 0: as many as come.
+    pub(crate) capacity_factor: f64,
+    pub(crate) segments: &'a Segments,
+}
+
+impl Routing<'_> {
+    /// Assignments that an expert takes.
+    pub(crate) fn capacity(&self, experts: usize) -> usize {
+        let assignments = self.segments.rows() * self.rule.top_k;
+        match self.capacity_factor {
+            0.0 => usize::MAX,
+            factor => (assignments as f64 * factor / experts as f64).ceil() as usize,
+        }
+    }
 }
 
 impl Rule {
+    /// The only expert there is.
+    pub(crate) const ONE: Self = Self { top_k: 1, groups: 1, top_groups: 1, even: false };
+
     pub(super) fn of(a: &Architecture) -> Self {
-        Self { top_k: a.top_k, groups: a.expert_groups, top_groups: a.top_groups }
+        let (groups, top_groups) = (a.expert_groups, a.top_groups);
+        Self { top_k: a.top_k, groups, top_groups, even: false }
     }
 
     /// The `k` experts with the highest affinity + bias, best first; of equals, the first.
@@ -77,32 +104,23 @@ fn best(scores: &[f32], count: usize, allowed: impl Fn(usize) -> bool) -> Vec<us
 }
 
 /// Who goes where in one layer.
-pub(super) struct Plan {
-    pub(super) dispatch: Dispatch,
+#[derive(Debug)]
+pub struct Plan {
+    pub(crate) dispatch: Dispatch,
     /// For each assignment, in the order of `dispatch`: `row * experts + expert`.
-    pub(super) cells: Vec<i32>,
+    pub(crate) cells: Vec<i32>,
     /// `[rows, experts]`: 1 where the row chose the expert, dropped or not.
-    pub(super) chosen: Vec<f32>,
-    pub(super) routed: Routed,
+    pub(crate) chosen: Vec<f32>,
+    pub(crate) routed: Routed,
 }
 
 impl Plan {
-    /// `affinity`: `[rows, experts]`; `bias`: `[experts]`, added for the choice. `capacity_factor`:
-    /// an expert takes at most so many times its even share of the assignments, first come first
-    /// served by the order of rows (Switch, arXiv 2101.03961, eq. 3); 0: as many as come.
-    pub(super) fn new(
-        affinity: &[f32],
-        bias: &[f32],
-        rule: Rule,
-        capacity_factor: f64,
-        segments: &Segments,
-    ) -> Self {
+    /// `affinity`: `[rows, experts]`; `bias`: `[experts]`, added for the choice.
+    pub(crate) fn new(affinity: &[f32], bias: &[f32], how: &Routing<'_>) -> Self {
+        let Routing { rule, segments, .. } = *how;
         let (experts, rows) = (bias.len(), segments.rows());
         let assignments = rows * rule.top_k;
-        let capacity = match capacity_factor {
-            0.0 => usize::MAX,
-            factor => (assignments as f64 * factor / experts as f64).ceil() as usize,
-        };
+        let capacity = how.capacity(experts);
         let (picks, entropy) = picks(affinity, bias, rule);
         let mut counts = vec![0_usize; experts];
         let mut choices = Vec::with_capacity(assignments);
@@ -159,7 +177,14 @@ fn picks(affinity: &[f32], bias: &[f32], rule: Rule) -> (Vec<u32>, f32) {
             *of_row = entropy(own);
         }
     };
-    if rows <= 4 * BLOCK || is_alone() {
+    if rule.even {
+        for (at, pick) in picks.iter_mut().enumerate() {
+            *pick = (at % experts) as u32;
+        }
+        for (own, of_row) in affinity.chunks_exact(experts).zip(&mut entropies) {
+            *of_row = entropy(own);
+        }
+    } else if rows <= 4 * BLOCK || is_alone() {
         choose(((&mut picks[..], &mut entropies[..]), affinity));
     } else {
         picks
@@ -190,10 +215,12 @@ fn index(at: usize) -> i32 {
 mod tests {
     use super::*;
 
-    const ALL: Rule = Rule { top_k: 2, groups: 1, top_groups: 1 };
+    const ALL: Rule = Rule { top_k: 2, groups: 1, top_groups: 1, even: false };
 
     fn plan(affinity: &[f32], bias: &[f32], rule: Rule, factor: f64, texts: &[usize]) -> Plan {
-        Plan::new(affinity, bias, rule, factor, &Segments::new(texts.iter().copied()))
+        let segments = Segments::new(texts.iter().copied());
+        let how = Routing { rule, capacity_factor: factor, segments: &segments };
+        Plan::new(affinity, bias, &how)
     }
 
     #[test]
@@ -222,7 +249,7 @@ mod tests {
 
     #[test]
     fn only_the_best_groups_are_chosen_from() {
-        let rule = Rule { top_k: 2, groups: 2, top_groups: 1 };
+        let rule = Rule { groups: 2, ..ALL };
         // The best expert of all is in the group whose best two are worth less.
         let affinity = [0.9, 0.0, 0.6, 0.5];
         let found = plan(&affinity, &[0.0; 4], rule, 0.0, &[1]);

@@ -115,9 +115,10 @@ fn a_block_and_its_gradients_are_those_of_pytorch() {
             affinity: architecture.affinity,
             rule: Rule::of(&architecture),
             training: RouterTraining::default(),
+            compute: Compute::F32,
         };
         let block = &network.blocks[0];
-        let (y, routed, _) = block.forward(x.clone(), network.form.heads, &router, &segments);
+        let (y, routed, _) = block.forward(x.clone(), &network.form, &router, &segments, None);
         let output: Vec<f32> = y.clone().into_data().into_vec().unwrap();
         near("output", &output, fixture.expected("output").unwrap());
         near("load", &routed.load.0, fixture.expected("load").unwrap());

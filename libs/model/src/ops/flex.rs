@@ -1,27 +1,37 @@
 //! The fused forms on burn's CPU backend, with and without gradients.
+use std::sync::Arc;
+
 use burn::{
     backend::{
         Autodiff, Flex,
         autodiff::{
             NodeId,
-            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+            checkpoint::{base::Checkpointer, strategy::NoCheckpointing},
             grads::Gradients,
             ops::{Backward, Ops, OpsKind},
         },
     },
     tensor::{
-        DType, FloatDType, Shape, Tensor, TensorMetadata as _, TensorPrimitive,
+        DType, FloatDType, Int, Shape, Tensor, TensorData, TensorMetadata as _, TensorPrimitive,
+        backend::Backend,
         ops::{FloatTensor, FloatTensorOps as _},
     },
 };
 use burn_flex::{FlexTensor, Layout};
 
 use super::{
-    AdamW, Dispatch, Heads, Kernels, Segments,
-    cpu::{self, Attended, Bank, Hidden, Projected},
+    AdamW, Dispatch, Heads, Kernels, Segments, TINY,
+    cpu::{self, Attended, Bank, Form, Hidden, Learnt, Projected},
+};
+use crate::{
+    Affinity, Compute,
+    network::{Plan, Routed, Routing},
 };
 
-type Tracked<C, const D: usize> = Tensor<Autodiff<Flex, C>, D>;
+/// What is fused. Another strategy of checkpointing is that of [`super::PortableBackend`].
+type Trained = Autodiff<Flex, NoCheckpointing>;
+
+type Tracked<const D: usize> = Tensor<Trained, D>;
 
 /// Row by row, f32: what the kernels read. Costs nothing where it is so already.
 #[derive(Debug, Clone)]
@@ -64,15 +74,18 @@ fn tensor<const D: usize>(values: Vec<f32>, shape: Shape, dtype: DType) -> Tenso
 
 /// Numbers of the matrices of experts, the two sizes last.
 fn bank<'a>(gate: &'a Plane, up: &'a Plane, down: &'a Plane) -> Bank<'a> {
-    let shape = gate.shape();
+    formed(Form::SwiGlu { gate: gate.values() }, up, down)
+}
+
+fn gelu_bank<'a>([up, down]: [&'a Plane; 2], [a, b]: [&'a Plane; 2]) -> Bank<'a> {
+    formed(Form::Gelu { up_bias: a.values(), down_bias: b.values() }, up, down)
+}
+
+fn formed<'a>(form: Form<'a>, up: &'a Plane, down: &'a Plane) -> Bank<'a> {
+    let shape = up.shape();
     let rank = shape.num_dims();
-    Bank {
-        d_model: shape[rank - 2],
-        width: shape[rank - 1],
-        gate: gate.values(),
-        up: up.values(),
-        down: down.values(),
-    }
+    let (d_model, width) = (shape[rank - 2], shape[rank - 1]);
+    Bank { d_model, width, form, up: up.values(), down: down.values() }
 }
 
 fn projected<'a>(
@@ -87,7 +100,40 @@ fn projected<'a>(
     }
 }
 
+fn routed(affinity: &Plane, bias: &Plane, how: &Routing<'_>) -> (Arc<Plan>, Routed) {
+    let plan = Plan::new(affinity.values(), bias.values(), how);
+    let routed = plan.routed.clone();
+    (Arc::new(plan), routed)
+}
+
+pub(super) fn weights<B: Backend>(
+    affinity: Tensor<B, 2>,
+    kind: Affinity,
+    plan: &Plan,
+) -> Tensor<B, 1> {
+    let ([rows, experts], device) = (affinity.dims(), affinity.device());
+    let mixture = match kind {
+        Affinity::Softmax => affinity,
+        Affinity::Sigmoid => {
+            let chosen = TensorData::new(plan.chosen.clone(), [rows, experts]);
+            let affinity = affinity * Tensor::from_data(chosen, &device);
+            affinity.clone() / affinity.sum_dim(1).add_scalar(TINY)
+        }
+    };
+    let cells = TensorData::new(plan.cells.clone(), [plan.cells.len()]);
+    let cells = Tensor::<B, 1, Int>::from_data(cells, &device);
+    mixture.reshape([rows * experts]).select(0, cells)
+}
+
 impl Kernels for Flex {
+    type Sent = Arc<Plan>;
+
+    /// Emulated, in f32: burn's half tensors are no faster on a CPU, and their `f16` products
+    /// overflow on the way to a sum that fits.
+    fn held<const D: usize>(x: Tensor<Self, D>, compute: Compute) -> Tensor<Self, D> {
+        x.cast(compute.dtype()).cast(FloatDType::F32)
+    }
+
     fn project(x: Tensor<Self, 2>, matrix: Tensor<Self, 2>) -> Tensor<Self, 2> {
         let dtype = x.dtype();
         let [x, matrix] = [x, matrix].map(Plane::of);
@@ -112,6 +158,12 @@ impl Kernels for Flex {
         let (x, gain) = (Plane::of(x), Plane::of(gain));
         let (y, _) = cpu::rms_norm(x.values(), gain.values(), epsilon as f32);
         tensor(y, x.shape(), dtype)
+    }
+
+    fn turn(x: Tensor<Self, 2>, heads: Heads, segments: &Segments) -> Tensor<Self, 2> {
+        let dtype = x.dtype();
+        let x = Plane::of(x);
+        tensor(cpu::turned(x.values(), heads, segments), x.shape(), dtype)
     }
 
     fn attend(
@@ -142,18 +194,48 @@ impl Kernels for Flex {
         tensor(y, x.shape(), dtype)
     }
 
+    fn route(
+        affinity: Tensor<Self, 2>,
+        bias: Tensor<Self, 1>,
+        how: &Routing<'_>,
+    ) -> (Self::Sent, Routed) {
+        routed(&Plane::of(affinity), &Plane::of(bias), how)
+    }
+
+    fn weights(affinity: Tensor<Self, 2>, kind: Affinity, sent: &Self::Sent) -> Tensor<Self, 1> {
+        weights(affinity, kind, sent)
+    }
+
     fn experts(
         x: Tensor<Self, 2>,
         gate: Tensor<Self, 3>,
         up: Tensor<Self, 3>,
         down: Tensor<Self, 3>,
         weight: Tensor<Self, 1>,
-        dispatch: &Dispatch,
+        sent: &Self::Sent,
     ) -> Tensor<Self, 2> {
+        let dispatch = &sent.dispatch;
         let dtype = x.dtype();
         let [gate, up, down] = [gate, up, down].map(Plane::of);
         let (x, weight) = (Plane::of(x), Plane::of(weight));
         let bank = bank(&gate, &up, &down);
+        let sent = cpu::Sent { x: x.values(), bank, weight: weight.values(), dispatch };
+        let (y, _) = cpu::experts(sent);
+        tensor(y, x.shape(), dtype)
+    }
+
+    fn gelu_experts(
+        x: Tensor<Self, 2>,
+        matrices: [Tensor<Self, 3>; 2],
+        biases: [Tensor<Self, 2>; 2],
+        weight: Tensor<Self, 1>,
+        sent: &Self::Sent,
+    ) -> Tensor<Self, 2> {
+        let dispatch = &sent.dispatch;
+        let dtype = x.dtype();
+        let (matrices, biases) = (matrices.map(Plane::of), biases.map(Plane::of));
+        let (x, weight) = (Plane::of(x), Plane::of(weight));
+        let bank = gelu_bank(matrices.each_ref(), biases.each_ref());
         let sent = cpu::Sent { x: x.values(), bank, weight: weight.values(), dispatch };
         let (y, _) = cpu::experts(sent);
         tensor(y, x.shape(), dtype)
@@ -339,10 +421,40 @@ differentiable!(Experts, 5, ExpertsState, |state, dy, [_, gate, up, down, _]| {
         weight: weight.values(),
         dispatch: &state.dispatch,
     };
-    let (dx, dweight, matrices) =
+    let (dx, dweight, learnt) =
         cpu::experts_backward(sent, state.hidden, dy.values(), matrices_learn);
+    let matrices = learnt.map(|Learnt { gate, up, down, .. }| [gate, up, down]);
     let [dgate, dup, ddown] = of_matrices(matrices, &state.matrices);
     [like(dx, &state.x), dgate, dup, ddown, like(dweight, &state.weight)]
+});
+
+#[derive(Debug, Clone)]
+struct GeluExpertsState {
+    x: FlexTensor,
+    matrices: [FlexTensor; 2],
+    biases: [FlexTensor; 2],
+    weight: FlexTensor,
+    dispatch: Dispatch,
+    hidden: Hidden,
+}
+
+differentiable!(GeluExperts, 6, GeluExpertsState, |state, dy, [_, up, down, a, b, _]| {
+    let they_learn = up || down || a || b;
+    let (x, weight) = (Plane::new(state.x.clone()), Plane::new(state.weight.clone()));
+    let matrices = state.matrices.each_ref().map(|m| Plane::new(m.clone()));
+    let biases = state.biases.each_ref().map(|b| Plane::new(b.clone()));
+    let sent = cpu::Sent {
+        x: x.values(),
+        bank: gelu_bank(matrices.each_ref(), biases.each_ref()),
+        weight: weight.values(),
+        dispatch: &state.dispatch,
+    };
+    let (dx, dweight, learnt) = cpu::experts_backward(sent, state.hidden, dy.values(), they_learn);
+    let (dx, dweight) = (like(dx, &state.x), like(dweight, &state.weight));
+    let Some(learnt) = learnt else { return [dx, None, None, None, None, dweight] };
+    let Learnt { up, down, up_bias, down_bias, .. } = learnt;
+    let ([of_up, of_down], [of_a, of_b]) = (&state.matrices, &state.biases);
+    [dx, like(up, of_up), like(down, of_down), like(up_bias, of_a), like(down_bias, of_b), dweight]
 });
 
 #[derive(Debug, Clone)]
@@ -357,23 +469,27 @@ differentiable!(CrossEntropy, 1, CrossEntropyState, |state, dy, _| {
     [like(dlogits, &state.logits)]
 });
 
-fn tracked<C: CheckpointStrategy, const D: usize>(
-    x: Tracked<C, D>,
-) -> FloatTensor<Autodiff<Flex, C>> {
+fn tracked<const D: usize>(x: Tracked<D>) -> FloatTensor<Trained> {
     x.into_primitive().tensor()
 }
 
-fn result<C: CheckpointStrategy, const D: usize>(
-    x: FloatTensor<Autodiff<Flex, C>>,
-) -> Tracked<C, D> {
+fn result<const D: usize>(x: FloatTensor<Trained>) -> Tracked<D> {
     Tensor::from_primitive(TensorPrimitive::Float(x))
 }
 
-impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
+impl Kernels for Trained {
+    type Sent = Arc<Plan>;
+
+    /// Each cast's way back is a cast: the gradient is rounded as its value is.
+    fn held<const D: usize>(x: Tensor<Self, D>, compute: Compute) -> Tensor<Self, D> {
+        x.cast(compute.dtype()).cast(FloatDType::F32)
+    }
+
     fn project(x: Tensor<Self, 2>, matrix: Tensor<Self, 2>) -> Tensor<Self, 2> {
         let ([rows, inputs], [_, outputs]) = (x.dims(), matrix.dims());
         let (x, matrix) = (tracked(x), tracked(matrix));
-        let prepared = Linear.prepare::<C>([x.node, matrix.node]).compute_bound().stateful();
+        let prepared =
+            Linear.prepare::<NoCheckpointing>([x.node, matrix.node]).compute_bound().stateful();
         let (x, matrix) = (x.primitive, matrix.primitive);
         let (a, b) = (Plane::new(x.clone()), Plane::new(matrix.clone()));
         let y = cpu::linear(a.values(), b.values(), inputs);
@@ -386,7 +502,8 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
 
     fn rms_norm(x: Tensor<Self, 2>, gain: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
         let (x, gain) = (tracked(x), tracked(gain));
-        let prepared = RmsNorm.prepare::<C>([x.node, gain.node]).compute_bound().stateful();
+        let prepared =
+            RmsNorm.prepare::<NoCheckpointing>([x.node, gain.node]).compute_bound().stateful();
         let (x, gain) = (x.primitive, gain.primitive);
         let (rows, gains) = (Plane::new(x.clone()), Plane::new(gain.clone()));
         let (y, scales) = cpu::rms_norm(rows.values(), gains.values(), epsilon as f32);
@@ -427,7 +544,7 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
             attended,
         };
         let Some((keys, values)) = prefix else {
-            let prepared = Attention.prepare::<C>(nodes).compute_bound().stateful();
+            let prepared = Attention.prepare::<NoCheckpointing>(nodes).compute_bound().stateful();
             return result(match prepared {
                 OpsKind::Tracked(prepared) => prepared.finish(state, y),
                 OpsKind::UnTracked(prepared) => prepared.finish(y),
@@ -435,10 +552,12 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
         };
         let [query, key, value] = nodes;
         let nodes = [query, key, value, keys.node, values.node];
-        result(match PrefixedAttention.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(state, y),
-            OpsKind::UnTracked(prepared) => prepared.finish(y),
-        })
+        result(
+            match PrefixedAttention.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
+                OpsKind::Tracked(prepared) => prepared.finish(state, y),
+                OpsKind::UnTracked(prepared) => prepared.finish(y),
+            },
+        )
     }
 
     fn feed_forward(
@@ -450,7 +569,7 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
         let x = tracked(x);
         let [gate, up, down] = [gate, up, down].map(tracked);
         let nodes = [x.node, gate.node, up.node, down.node];
-        let prepared = FeedForward.prepare::<C>(nodes).compute_bound().stateful();
+        let prepared = FeedForward.prepare::<NoCheckpointing>(nodes).compute_bound().stateful();
         let (x, matrices) = (x.primitive, [gate.primitive, up.primitive, down.primitive]);
         let rows = Plane::new(x.clone());
         let [gate, up, down] = matrices.each_ref().map(|m| Plane::new(m.clone()));
@@ -464,18 +583,31 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
         })
     }
 
+    fn route(
+        affinity: Tensor<Self, 2>,
+        bias: Tensor<Self, 1>,
+        how: &Routing<'_>,
+    ) -> (Self::Sent, Routed) {
+        Flex::route(affinity.inner(), bias.inner(), how)
+    }
+
+    fn weights(affinity: Tensor<Self, 2>, kind: Affinity, sent: &Self::Sent) -> Tensor<Self, 1> {
+        weights(affinity, kind, sent)
+    }
+
     fn experts(
         x: Tensor<Self, 2>,
         gate: Tensor<Self, 3>,
         up: Tensor<Self, 3>,
         down: Tensor<Self, 3>,
         weight: Tensor<Self, 1>,
-        dispatch: &Dispatch,
+        sent: &Self::Sent,
     ) -> Tensor<Self, 2> {
+        let dispatch = &sent.dispatch;
         let (x, weight) = (tracked(x), tracked(weight));
         let [gate, up, down] = [gate, up, down].map(tracked);
         let nodes = [x.node, gate.node, up.node, down.node, weight.node];
-        let prepared = Experts.prepare::<C>(nodes).compute_bound().stateful();
+        let prepared = Experts.prepare::<NoCheckpointing>(nodes).compute_bound().stateful();
         let (x, weight) = (x.primitive, weight.primitive);
         let matrices = [gate.primitive, up.primitive, down.primitive];
         let (rows, weights) = (Plane::new(x.clone()), Plane::new(weight.clone()));
@@ -493,9 +625,39 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
         })
     }
 
+    fn gelu_experts(
+        x: Tensor<Self, 2>,
+        matrices: [Tensor<Self, 3>; 2],
+        biases: [Tensor<Self, 2>; 2],
+        weight: Tensor<Self, 1>,
+        sent: &Self::Sent,
+    ) -> Tensor<Self, 2> {
+        let dispatch = &sent.dispatch;
+        let (x, weight) = (tracked(x), tracked(weight));
+        let ([up, down], [a, b]) = (matrices.map(tracked), biases.map(tracked));
+        let nodes = [x.node, up.node, down.node, a.node, b.node, weight.node];
+        let prepared = GeluExperts.prepare::<NoCheckpointing>(nodes).compute_bound().stateful();
+        let (x, weight) = (x.primitive, weight.primitive);
+        let (matrices, biases) = ([up.primitive, down.primitive], [a.primitive, b.primitive]);
+        let (rows, weights) = (Plane::new(x.clone()), Plane::new(weight.clone()));
+        let planes = matrices.each_ref().map(|m| Plane::new(m.clone()));
+        let rows_of_biases = biases.each_ref().map(|b| Plane::new(b.clone()));
+        let bank = gelu_bank(planes.each_ref(), rows_of_biases.each_ref());
+        let sent = cpu::Sent { x: rows.values(), bank, weight: weights.values(), dispatch };
+        let (y, hidden) = cpu::experts(sent);
+        let y = primitive(y, x.shape(), x.dtype());
+        let dispatch = dispatch.clone();
+        result(match prepared {
+            OpsKind::Tracked(prepared) => prepared
+                .finish(GeluExpertsState { x, matrices, biases, weight, dispatch, hidden }, y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        })
+    }
+
     fn cross_entropy(logits: Tensor<Self, 2>, targets: &[u32]) -> Tensor<Self, 1> {
         let logits = tracked(logits);
-        let prepared = CrossEntropy.prepare::<C>([logits.node]).compute_bound().stateful();
+        let prepared =
+            CrossEntropy.prepare::<NoCheckpointing>([logits.node]).compute_bound().stateful();
         let logits = logits.primitive;
         let rows = Plane::new(logits.clone());
         let (loss, probabilities) = cpu::cross_entropy(rows.values(), targets);

@@ -1,5 +1,10 @@
 //! Who stands where: texts in a batch, tokens at experts.
-use std::{cell::RefCell, sync::Arc};
+use std::{
+    any::Any,
+    cell::RefCell,
+    fmt,
+    sync::{Arc, Mutex},
+};
 
 /// Where each text of a batch begins; rows are the tokens of all texts, one behind the other.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,6 +15,23 @@ struct Inner {
     /// First row of each text, and the end of the last: `[texts + 1]`.
     starts: Vec<usize>,
     longest: usize,
+    kept: Kept,
+}
+
+/// What a device derived from the rest.
+#[derive(Default)]
+struct Kept(Mutex<Vec<Arc<dyn Any + Send + Sync>>>);
+
+impl PartialEq for Kept {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kept")
+    }
 }
 
 impl Segments {
@@ -24,7 +46,7 @@ impl Segments {
             longest = longest.max(length);
             starts.push(starts[starts.len() - 1] + length);
         }
-        Self(Arc::new(Inner { starts, longest }))
+        Self(Arc::new(Inner { starts, longest, kept: Kept::default() }))
     }
 
     /// Texts.
@@ -45,6 +67,23 @@ impl Segments {
         self.0.longest
     }
 
+    /// What was derived from these segments and is `wanted`; made where it is not there yet. It is
+    /// the same for all layers of a network, and lives as long as the batch.
+    pub(crate) fn kept<T: Any + Send + Sync>(
+        &self,
+        wanted: impl Fn(&T) -> bool,
+        make: impl FnOnce() -> T,
+    ) -> Arc<T> {
+        let mut all = self.0.kept.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let same = all.iter().filter_map(|kept| Arc::clone(kept).downcast::<T>().ok());
+        if let Some(found) = same.into_iter().find(|kept| wanted(kept)) {
+            return found;
+        }
+        let made = Arc::new(make());
+        all.push(Arc::clone(&made) as Arc<dyn Any + Send + Sync>);
+        made
+    }
+
     /// The rows of each text, in order.
     pub fn ranges(&self) -> impl ExactSizeIterator<Item = std::ops::Range<usize>> + '_ {
         self.0.starts.windows(2).map(|ends| ends[0]..ends[1])
@@ -62,8 +101,10 @@ pub struct Heads {
     pub width: usize,
     /// Whether a token sees only those before it and itself.
     pub causal: bool,
-    /// Base of the rotary position embedding.
-    pub rope_base: f64,
+    /// Base of the rotary position embedding; nothing is turned without.
+    pub rope_base: Option<f64>,
+    /// Position of each text's first row: above 0 where what stood before it is known already.
+    pub first: usize,
 }
 
 impl Heads {
@@ -72,9 +113,10 @@ impl Heads {
         self.queries / self.keys
     }
 
-    /// Cosine and sine of each angle, `[longest, width / 2]` or more rows: dimension `i` of a head
-    /// turns with `i + width / 2` by `position * base^(-2i / width)`.
+    /// Cosine and sine of each angle, `[first + longest, width / 2]` or more rows: dimension `i` of
+    /// a head turns with `i + width / 2` by `position * base^(-2i / width)`.
     pub(crate) fn angles(&self, longest: usize) -> Arc<Angles> {
+        let longest = self.first + longest;
         KNOWN.with_borrow_mut(|known| {
             let same = |known: &&Angles| (known.width, known.base) == (self.width, self.rope_base);
             if known.as_deref().filter(same).is_none_or(|known| known.longest < longest) {
@@ -93,7 +135,7 @@ thread_local! {
 /// See [`Heads::angles`].
 pub(crate) struct Angles {
     width: usize,
-    base: f64,
+    base: Option<f64>,
     longest: usize,
     pub(crate) cos: Vec<f32>,
     pub(crate) sin: Vec<f32>,
@@ -102,7 +144,10 @@ pub(crate) struct Angles {
 impl Angles {
     fn new(heads: &Heads, longest: usize) -> Self {
         let (width, base) = (heads.width, heads.rope_base);
-        let speed = |at: usize| base.powf(-2.0 * at as f64 / width as f64);
+        let speed = |at: usize| match base {
+            Some(base) => base.powf(-2.0 * at as f64 / width as f64),
+            None => 0.0,
+        };
         let speeds: Vec<f64> = (0..width / 2).map(speed).collect();
         let (cos, sin) = (0..longest)
             .flat_map(|position| {
@@ -118,7 +163,7 @@ impl Angles {
 
 /// Which rows go to which expert.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Dispatch(Arc<Sent>);
+pub(crate) struct Dispatch(Arc<Sent>);
 
 #[derive(Debug, PartialEq)]
 struct Sent {
@@ -131,7 +176,7 @@ struct Sent {
 impl Dispatch {
     /// `choices`: row and expert of each assignment, in any order; a row may have none.
     #[must_use]
-    pub fn new(choices: &[(u32, u32)], rows: usize, experts: usize) -> Self {
+    pub(crate) fn new(choices: &[(u32, u32)], rows: usize, experts: usize) -> Self {
         // Counting sorts, by expert and by row: both stable.
         let mut starts = vec![0; experts + 1];
         let mut row_starts = vec![0_u32; rows + 1];
@@ -165,19 +210,19 @@ impl Dispatch {
     /// The row of each assignment; those of one expert stand together, in the order of
     /// `choices`.
     #[must_use]
-    pub fn rows(&self) -> &[u32] {
+    pub(crate) fn rows(&self) -> &[u32] {
         &self.0.rows
     }
 
     /// The assignments of each expert: `starts()[e]..starts()[e + 1]`.
     #[must_use]
-    pub fn starts(&self) -> &[usize] {
+    pub(crate) fn starts(&self) -> &[usize] {
         &self.0.starts
     }
 
     /// The assignments of one row.
     #[must_use]
-    pub fn of_row(&self, row: usize) -> &[u32] {
+    pub(crate) fn of_row(&self, row: usize) -> &[u32] {
         let ends = &self.0.row_starts[row..row + 2];
         &self.0.of_row[ends[0] as usize..ends[1] as usize]
     }

@@ -1,29 +1,63 @@
 //! The operators burn lacks, behind one seam: a newer burn, or another device, changes this folder.
 //!
-//! Every operator exists in two forms. The **plain** one (`plain.rs`) is composed of burn's own
-//! operators, runs on any backend, and is differentiated by burn. On the CPU it is replaced by one
-//! **fused** pass over memory (`cpu/`), with a backward pass of its own (`flex.rs`). Tests hold
-//! the fused form to the plain one, gradients included.
+//! Every operator exists in three forms. On the CPU it is one **fused** pass over memory (`cpu/`), with
+//! a backward pass of its own (`flex.rs`). On a **GPU** it is composed of burn's operators in the way
+//! that suits one (`gpu/`). What both are held to, gradients included, is the **plain** form
+//! (`plain.rs`), which is as the formula reads and is differentiated by burn. What only a pretrained
+//! encoder has (LayerNorm, and GELU where it is not in experts on the CPU) is composed everywhere.
+mod check;
 mod cpu;
 mod flex;
+mod gpu;
 mod layout;
+#[cfg(test)]
 mod plain;
+mod portable;
 #[cfg(test)]
 mod tests;
 
-#[cfg(feature = "cuda")]
-use burn::backend::{Autodiff, autodiff::checkpoint::strategy::CheckpointStrategy};
-use burn::tensor::{Tensor, backend::AutodiffBackend};
+use std::fmt;
 
-use crate::Fp8Backend;
+use burn::tensor::{Int, Tensor, backend::AutodiffBackend};
 
-pub(crate) use self::layout::{Dispatch, Heads, Segments};
+pub use self::{
+    check::{Compared, operators_beside_cpu},
+    portable::PortableBackend,
+};
+pub(crate) use self::{
+    cpu::matrix_product,
+    layout::{Dispatch, Heads, Segments},
+};
+use crate::{
+    Affinity, Compute, Fp8Backend,
+    network::{Routed, Routing},
+};
+
+/// Keeps the normalisation finite when every chosen affinity underflows.
+const TINY: f64 = 1e-9;
 
 /// A backend the network runs on: burn's operators, and these.
 ///
 /// Rows are the tokens of all texts of a batch, one text behind the other, without padding
 /// ([`Segments`] says where each begins).
 pub trait Kernels: Fp8Backend {
+    /// Who was sent to which expert.
+    #[doc(hidden)]
+    type Sent: Clone + fmt::Debug;
+
+    /// `x` as a tensor of this format; of the gradient too. An operator takes tensors of one format
+    /// and returns that; sums inside it are of f32.
+    #[doc(hidden)]
+    fn held<const D: usize>(x: Tensor<Self, D>, compute: Compute) -> Tensor<Self, D> {
+        x.cast(compute.dtype())
+    }
+
+    /// Rows of a table. `table`: `[entries, width]`; `at`: `[rows]`. Returns `[rows, width]`.
+    #[doc(hidden)]
+    fn embed(table: Tensor<Self, 2>, at: Tensor<Self, 1, Int>) -> Tensor<Self, 2> {
+        table.select(0, at)
+    }
+
     /// `x`: `[rows, inputs]`; `matrix`: `[inputs, outputs]`. Returns `[rows, outputs]`.
     #[doc(hidden)]
     fn project(x: Tensor<Self, 2>, matrix: Tensor<Self, 2>) -> Tensor<Self, 2> {
@@ -41,8 +75,28 @@ pub trait Kernels: Fp8Backend {
     ///
     /// `x`: `[rows, width]`; `gain`: `[width]`. Returns `[rows, width]`.
     #[doc(hidden)]
-    fn rms_norm(x: Tensor<Self, 2>, gain: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
-        plain::rms_norm(x, gain, epsilon)
+    fn rms_norm(x: Tensor<Self, 2>, gain: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2>;
+
+    /// `(x - mean(x)) / sqrt(var(x) + epsilon) * gain + bias`, each row by itself (Ba et al. 2016,
+    /// arXiv 1607.06450).
+    ///
+    /// `x`: `[rows, width]`; `gain`, `bias`: f32 `[width]`. Returns `[rows, width]`.
+    #[doc(hidden)]
+    fn normalised(
+        x: Tensor<Self, 2>,
+        gain: Tensor<Self, 1>,
+        bias: Tensor<Self, 1>,
+        epsilon: f64,
+    ) -> Tensor<Self, 2> {
+        gpu::layer_norm(x, gain, bias, epsilon)
+    }
+
+    /// Keys as [`Kernels::attend`] takes them for a prefix: turned by their positions.
+    ///
+    /// `x`: `[rows, kv_heads * width]`, and so is the result.
+    #[doc(hidden)]
+    fn turn(x: Tensor<Self, 2>, heads: Heads, segments: &Segments) -> Tensor<Self, 2> {
+        gpu::turn(x, heads, segments)
     }
 
     /// Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) within each text, with
@@ -59,9 +113,7 @@ pub trait Kernels: Fp8Backend {
         prefix: Option<(Tensor<Self, 2>, Tensor<Self, 2>)>,
         heads: Heads,
         segments: &Segments,
-    ) -> Tensor<Self, 2> {
-        plain::attention(query, key, value, prefix, heads, segments)
-    }
+    ) -> Tensor<Self, 2>;
 
     /// A SwiGLU feed-forward (Shazeer 2020, arXiv 2002.05202): `(silu(x gate) * (x up)) down`.
     ///
@@ -72,15 +124,40 @@ pub trait Kernels: Fp8Backend {
         gate: Tensor<Self, 2>,
         up: Tensor<Self, 2>,
         down: Tensor<Self, 2>,
+    ) -> Tensor<Self, 2>;
+
+    /// Chooses each row's experts. `affinity`: f32 `[rows, experts]`; `bias`: f32 `[experts]`, added
+    /// for the choice. Neither learns from it.
+    #[doc(hidden)]
+    fn route(
+        affinity: Tensor<Self, 2>,
+        bias: Tensor<Self, 1>,
+        how: &Routing<'_>,
+    ) -> (Self::Sent, Routed);
+
+    /// What each choice counts in its row's sum: its affinity; of sigmoid ones its share of the
+    /// chosen. f32 `[assignments]`, in the order of `sent`.
+    #[doc(hidden)]
+    fn weights(affinity: Tensor<Self, 2>, kind: Affinity, sent: &Self::Sent) -> Tensor<Self, 1>;
+
+    /// A GELU feed-forward (Hendrycks and Gimpel 2016, arXiv 1606.08415): `gelu(x up + a) down + b`.
+    ///
+    /// `x`: `[rows, d_model]`; `matrices`: `up`, `[d_model, width]`, and `down`,
+    /// `[width, d_model]`; `biases`: `a`, f32 `[width]`, and `b`, f32 `[d_model]`.
+    #[doc(hidden)]
+    fn gelu_feed_forward(
+        x: Tensor<Self, 2>,
+        matrices: [Tensor<Self, 2>; 2],
+        biases: [Tensor<Self, 1>; 2],
     ) -> Tensor<Self, 2> {
-        plain::feed_forward(x, gate, up, down)
+        gpu::gelu(x, matrices, biases)
     }
 
     /// Sends each row to its experts, and sums what they return by weight.
     ///
     /// `x`: `[rows, d_model]`; `gate`, `up`: `[experts, d_model, width]`; `down`:
-    /// `[experts, width, d_model]`; `weight`: `[assignments]`, in the order of
-    /// [`Dispatch::rows`]. Returns `[rows, d_model]`.
+    /// `[experts, width, d_model]`; `weight`: as [`Kernels::weights`] returns it. Returns
+    /// `[rows, d_model]`.
     #[doc(hidden)]
     fn experts(
         x: Tensor<Self, 2>,
@@ -88,18 +165,27 @@ pub trait Kernels: Fp8Backend {
         up: Tensor<Self, 3>,
         down: Tensor<Self, 3>,
         weight: Tensor<Self, 1>,
-        dispatch: &Dispatch,
-    ) -> Tensor<Self, 2> {
-        plain::experts(x, gate, up, down, weight, dispatch)
-    }
+        sent: &Self::Sent,
+    ) -> Tensor<Self, 2>;
+
+    /// The same with experts of GELU.
+    ///
+    /// `matrices`: `up`, `[experts, d_model, width]`, and `down`, `[experts, width, d_model]`;
+    /// `biases`: of both, f32 `[experts, width]` and `[experts, d_model]`.
+    #[doc(hidden)]
+    fn gelu_experts(
+        x: Tensor<Self, 2>,
+        matrices: [Tensor<Self, 3>; 2],
+        biases: [Tensor<Self, 2>; 2],
+        weight: Tensor<Self, 1>,
+        sent: &Self::Sent,
+    ) -> Tensor<Self, 2>;
 
     /// Mean over the rows of `-ln softmax(logits)[target]`, `[1]`.
     ///
     /// `logits`: `[rows, classes]`; `targets`: `[rows]`, each below `classes`.
     #[doc(hidden)]
-    fn cross_entropy(logits: Tensor<Self, 2>, targets: &[u32]) -> Tensor<Self, 1> {
-        plain::cross_entropy(logits, targets)
-    }
+    fn cross_entropy(logits: Tensor<Self, 2>, targets: &[u32]) -> Tensor<Self, 1>;
 
     /// One step of AdamW. `state`: the parameter, and both moments. Returns them moved.
     #[doc(hidden)]
@@ -108,7 +194,7 @@ pub trait Kernels: Fp8Backend {
         gradient: Tensor<Self, D>,
         by: &AdamW,
     ) -> [Tensor<Self, D>; 3] {
-        plain::adamw(state, gradient, by)
+        gpu::adamw(state, gradient, by)
     }
 }
 
@@ -155,9 +241,3 @@ impl AdamW {
 pub trait Learns: AutodiffBackend<InnerBackend: Kernels> + Kernels {}
 
 impl<B: AutodiffBackend<InnerBackend: Kernels> + Kernels> Learns for B {}
-
-#[cfg(feature = "cuda")]
-impl Kernels for crate::CudaBackend {}
-
-#[cfg(feature = "cuda")]
-impl<C: CheckpointStrategy> Kernels for Autodiff<crate::CudaBackend, C> {}

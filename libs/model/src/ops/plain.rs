@@ -1,12 +1,11 @@
-//! The operators, composed of burn's own. What the fused forms are held to, and what runs on
-//! devices without one.
+//! The operators as their formulas read, composed of burn's own: what the other forms are held to.
 use burn::tensor::{
     IndexingUpdateOp, Int, Tensor, TensorData,
     activation::{log_softmax, silu, softmax},
     backend::Backend,
 };
 
-use super::{AdamW, Dispatch, Heads, Segments};
+use super::{Dispatch, Heads, Segments};
 
 /// Added to the scores of what must not be seen; its weight is then exactly 0.
 const MASKED: f32 = -1e9;
@@ -19,6 +18,31 @@ pub(super) fn rms_norm<B: Backend>(
     let mean_square = (x.clone() * x.clone()).mean_dim(1);
     let scale = mean_square.add_scalar(epsilon).sqrt();
     x / scale * gain.unsqueeze()
+}
+
+pub(super) fn layer_norm<B: Backend>(
+    x: Tensor<B, 2>,
+    gain: Tensor<B, 1>,
+    bias: Tensor<B, 1>,
+    epsilon: f64,
+) -> Tensor<B, 2> {
+    let centred = x.clone() - x.mean_dim(1);
+    let variance = (centred.clone() * centred.clone()).mean_dim(1);
+    centred / variance.add_scalar(epsilon).sqrt() * gain.unsqueeze() + bias.unsqueeze()
+}
+
+/// By the error function: burn's own has the gradient of its approximation by tanh.
+fn gelu<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    let erf = x.clone().div_scalar(std::f64::consts::SQRT_2).erf();
+    x * erf.add_scalar(1.0).mul_scalar(0.5)
+}
+
+pub(super) fn gelu_feed_forward<B: Backend>(
+    x: Tensor<B, 2>,
+    [up, down]: [Tensor<B, 2>; 2],
+    [a, b]: [Tensor<B, 1>; 2],
+) -> Tensor<B, 2> {
+    gelu(x.matmul(up) + a.unsqueeze()).matmul(down) + b.unsqueeze()
 }
 
 pub(super) fn feed_forward<B: Backend>(
@@ -115,7 +139,14 @@ fn mask<B: Backend>(
 ///
 /// `x * cos + (x Q) * sin`, where `Q` is the quarter turn of each head: fewer passes over memory
 /// than slicing and joining halves.
-fn rotate<B: Backend>(x: Tensor<B, 2>, heads: Heads, segments: &Segments) -> Tensor<B, 2> {
+pub(super) fn rotate<B: Backend>(
+    x: Tensor<B, 2>,
+    heads: Heads,
+    segments: &Segments,
+) -> Tensor<B, 2> {
+    if heads.rope_base.is_none() {
+        return x;
+    }
     let device = x.device();
     let [rows, all] = x.dims();
     let (half, of_heads) = (heads.width / 2, all / heads.width);
@@ -124,6 +155,7 @@ fn rotate<B: Backend>(x: Tensor<B, 2>, heads: Heads, segments: &Segments) -> Ten
     let spread = |table: &[f32]| -> Tensor<B, 2> {
         let mut values = Vec::with_capacity(rows * all);
         for position in segments.ranges().flat_map(|range| 0..range.len()) {
+            let position = heads.first + position;
             let angles = &table[position * half..(position + 1) * half];
             (0..2 * of_heads).for_each(|_| values.extend_from_slice(angles));
         }
@@ -140,7 +172,6 @@ fn rotate<B: Backend>(x: Tensor<B, 2>, heads: Heads, segments: &Segments) -> Ten
     x.clone() * spread(cos) + x.matmul(quarter_turn) * spread(sin)
 }
 
-/// Every expert gets as many slots as the fullest one needs; empty ones weigh 0.
 pub(super) fn experts<B: Backend>(
     x: Tensor<B, 2>,
     gate: Tensor<B, 3>,
@@ -149,9 +180,31 @@ pub(super) fn experts<B: Backend>(
     weight: Tensor<B, 1>,
     dispatch: &Dispatch,
 ) -> Tensor<B, 2> {
+    sent(x, weight, dispatch, |x| (silu(x.clone().matmul(gate)) * x.matmul(up)).matmul(down))
+}
+
+pub(super) fn gelu_experts<B: Backend>(
+    x: Tensor<B, 2>,
+    [up, down]: [Tensor<B, 3>; 2],
+    [a, b]: [Tensor<B, 2>; 2],
+    weight: Tensor<B, 1>,
+    dispatch: &Dispatch,
+) -> Tensor<B, 2> {
+    let [a, b]: [Tensor<B, 3>; 2] = [a, b].map(|bias| bias.unsqueeze_dim(1));
+    sent(x, weight, dispatch, |x| gelu(x.matmul(up) + a).matmul(down) + b)
+}
+
+/// Sends rows to experts, `[experts, capacity, d_model]` at once, and sums their answers. Every
+/// expert gets as many slots as the fullest one needs; empty ones weigh 0.
+fn sent<B: Backend>(
+    x: Tensor<B, 2>,
+    weight: Tensor<B, 1>,
+    dispatch: &Dispatch,
+    answer: impl FnOnce(Tensor<B, 3>) -> Tensor<B, 3>,
+) -> Tensor<B, 2> {
     let device = x.device();
     let [rows, d_model] = x.dims();
-    let [experts, _, _] = gate.dims();
+    let experts = dispatch.starts().len() - 1;
     let zeros = Tensor::zeros([rows, d_model], &device);
     if dispatch.rows().is_empty() {
         return zeros;
@@ -173,8 +226,7 @@ pub(super) fn experts<B: Backend>(
     let weight = weight.select(0, indices(cell)) * filled;
     let row = indices(row);
     let sent = x.select(0, row.clone()).reshape([experts, capacity, d_model]);
-    let hidden = silu(sent.clone().matmul(gate)) * sent.matmul(up);
-    let answer = hidden.matmul(down).reshape([slots, d_model]) * weight.reshape([slots, 1]);
+    let answer = answer(sent).reshape([slots, d_model]) * weight.reshape([slots, 1]);
     zeros.select_assign(0, row, answer, IndexingUpdateOp::Add)
 }
 
@@ -182,20 +234,4 @@ pub(super) fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, targets: &[u32]) -
     let at: Vec<i32> = targets.iter().map(|&target| target as i32).collect();
     let at = Tensor::from_data(TensorData::new(at, [targets.len(), 1]), &logits.device());
     log_softmax(logits, 1).gather(1, at).mean().neg()
-}
-
-pub(super) fn adamw<B: Backend, const D: usize>(
-    [parameter, first, second]: [Tensor<B, D>; 3],
-    gradient: Tensor<B, D>,
-    by: &AdamW,
-) -> [Tensor<B, D>; 3] {
-    let gradient = gradient.mul_scalar(by.gradient_scale);
-    let square = gradient.clone() * gradient.clone();
-    let first = first.mul_scalar(by.beta_1) + gradient.mul_scalar(1.0 - by.beta_1);
-    let second = second.mul_scalar(by.beta_2) + square.mul_scalar(1.0 - by.beta_2);
-    let (c1, c2) = by.corrections();
-    let root = second.clone().div_scalar(c2).sqrt().add_scalar(by.epsilon);
-    let step = first.clone().div_scalar(c1) / root;
-    let kept = parameter.mul_scalar(1.0 - by.rate * by.weight_decay);
-    [kept - step.mul_scalar(by.rate), first, second]
 }

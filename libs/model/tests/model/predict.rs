@@ -5,8 +5,7 @@ use bytes::Bytes;
 use chrono::Utc;
 use tidegate_contracts::{ContentType, Event};
 use tidegate_model::{
-    ARCHITECTURE, Architecture, Device, Input, LABELS, Model, ModelError, Scores, TOKENIZER,
-    WEIGHTS,
+    ARCHITECTURE, Architecture, Device, Input, LABELS, Model, Scores, TOKENIZER, WEIGHTS,
 };
 
 use crate::samples::{architecture, files, inputs};
@@ -19,7 +18,7 @@ fn model() -> Model {
 fn many() -> Vec<Input> {
     (0..9)
         .flat_map(|i| {
-            inputs().into_iter().map(move |input| Input { text: format!("{} {i}", input.text) })
+            inputs().into_iter().map(move |input| Input::text(format!("{} {i}", input.texts())))
         })
         .collect()
 }
@@ -71,15 +70,15 @@ fn any_text_is_answered_and_a_huge_one_costs_no_more() {
     let one_word = "a".repeat(1 << 20);
     let wide = "日".repeat(400_000);
     let texts = ["", " ", "\u{0}", "a", &long, &one_word, &wide];
-    let inputs: Vec<Input> = texts.iter().map(|t| Input { text: (*t).to_owned() }).collect();
+    let inputs: Vec<Input> = texts.iter().map(|t| Input::text(*t)).collect();
     let started = Instant::now();
     for scores in model.predict(&inputs).unwrap() {
         assert!(scores.probabilities.iter().all(|p| p.is_finite()));
     }
     assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
     // What is past the bound changes nothing.
-    let cut = |text: &str| Input { text: text[..8192 - 8192 % 14].to_owned() };
-    let same = [Input { text: long.clone() }, Input { text: cut(&long).text + "spam" }];
+    let cut = |text: &str| text[..8192 - 8192 % 14].to_owned();
+    let same = [Input::text(&*long), Input::text(cut(&long) + "spam")];
     let answers = model.predict(&same).unwrap();
     for (a, b) in answers[0].probabilities.iter().zip(&answers[1].probabilities) {
         assert!((a - b).abs() < 1e-3);
@@ -119,14 +118,15 @@ fn files_that_do_not_fit_are_refused_by_name() {
 }
 
 #[test]
-fn an_event_without_text_is_refused_by_its_id() {
+fn an_event_without_a_part_that_is_read_is_refused_by_what_it_has() {
     let decode =
         |json: &str| Event::decode(ContentType::Json, json.as_bytes(), Utc::now()).unwrap();
     let text = decode(r#"{"id": "e1", "parts": [{"text": "a"}, {"text": "b"}]}"#);
-    assert_eq!(Input::from_event(&text).unwrap().text, "a\n\nb");
+    assert_eq!(Input::from_event(&text).texts(), "a\n\nb");
     let table =
         decode(r#"{"id": "e2", "parts": [{"features": {"values": {"x": {"number": 1}}}}]}"#);
-    assert!(matches!(Input::from_event(&table), Err(ModelError::NoText(id)) if id == "e2"));
+    let error = model().predict(&[Input::from_event(&table)]).unwrap_err().to_string();
+    assert!(error.contains("the input has features, and this model reads text"), "{error}");
 }
 
 #[test]

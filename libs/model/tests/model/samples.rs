@@ -6,8 +6,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use tidegate_model::{
-    ARCHITECTURE, Architecture, CpuBackend, Featurizer, Input, LABELS, TOKENIZER, Tokenizer,
-    WEIGHTS, Weights,
+    ARCHITECTURE, Architecture, BlockForm, CpuBackend, Featurizer, FeedForward, Input, LABELS,
+    NormForm, Placement, Positions, TOKENIZER, Tokenizer, WEIGHTS, Weights,
 };
 
 pub(crate) fn architecture() -> Architecture {
@@ -24,6 +24,17 @@ pub(crate) fn architecture() -> Architecture {
         expert_width: 6,
         wide_buckets: 64,
         ..Architecture::default()
+    }
+}
+
+/// How the blocks of a pretrained encoder are made.
+pub(crate) fn encoder_form() -> BlockForm {
+    BlockForm {
+        norm: NormForm::Layer,
+        placement: Placement::Post,
+        positions: Positions::Learned,
+        feed_forward: FeedForward::Gelu,
+        attention_bias: true,
     }
 }
 
@@ -91,13 +102,13 @@ pub(crate) fn inputs() -> Vec<Input> {
         "Ünïcödé 日本語 \u{1f980}",
         "free free free",
     ];
-    texts.iter().map(|text| Input { text: (*text).to_owned() }).collect()
+    texts.iter().map(|text| Input::text(*text)).collect()
 }
 
 pub(crate) fn featurizer(architecture: &Architecture) -> Featurizer {
-    let texts: Vec<String> = inputs().into_iter().map(|input| input.text).collect();
+    let texts: Vec<String> = inputs().into_iter().map(|input| input.texts().into_owned()).collect();
     let tokenizer = Tokenizer::train(&texts, architecture.vocab).unwrap();
-    Featurizer { tokenizer, architecture: architecture.clone() }
+    Featurizer::new(tokenizer, architecture.clone())
 }
 
 /// The files of a generation with three labels.

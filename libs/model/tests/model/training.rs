@@ -33,7 +33,7 @@ fn task() -> (Vec<Features>, Vec<i32>) {
         .map(|i| {
             let class = i % 2;
             let tokens = (0..8 + i % 4).map(|j| token(i * 7 + j * 3) + 100 * class as u32);
-            (Features { tokens: tokens.collect(), grams: vec![] }, class as i32)
+            (Features { tokens: tokens.collect(), ..Features::default() }, class as i32)
         })
         .unzip()
 }
@@ -150,7 +150,7 @@ fn balancing_evens_out_the_load_of_skewed_texts() {
     let texts: Vec<Features> = (0..64_u32)
         .map(|i| {
             let tokens = (0..12).map(|j| (i * 31 + j * 17) % 97 % (1 + (i + j) % 9) * 3);
-            Features { tokens: tokens.collect(), grams: vec![] }
+            Features { tokens: tokens.collect(), ..Features::default() }
         })
         .collect();
     let texts: Vec<&Features> = texts.iter().collect();

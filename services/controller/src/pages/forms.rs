@@ -175,7 +175,11 @@ pub(super) fn name(desk: &Desk) -> Markup {
 
 /// A choice among job kinds; those that cannot be asked for now say why.
 pub(super) fn kinds(state: &Ledger) -> Markup {
-    let all = crate::view::KINDS.map(|kind| (kind, crate::trigger::may_request(state, kind).err()));
+    // A transfer that names its source can always be asked for.
+    let all = crate::view::KINDS.map(|kind| {
+        let source = kind == tidegate_contracts::JobKind::Transfer;
+        (kind, crate::trigger::may_request(state, kind, source).err())
+    });
     html! {
         label { "Kind"
             select name="kind" required {
@@ -186,6 +190,21 @@ pub(super) fn kinds(state: &Ledger) -> Markup {
         }
         @for refusal in all.iter().filter_map(|(_, refusal)| refusal.as_ref()) {
             p.dim { (refusal) }
+        }
+    }
+}
+
+/// What only a transfer is told.
+pub(super) fn transfer() -> Markup {
+    html! {
+        details {
+            summary { "Of a transfer" }
+            label { "Domain to learn; all when empty"
+                input name="domain" type="text" maxlength="200" autocomplete="off";
+            }
+            label { "Generation to start from; the champion when empty"
+                input name="source" type="text" maxlength="64" autocomplete="off";
+            }
         }
     }
 }

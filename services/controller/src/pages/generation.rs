@@ -5,7 +5,7 @@ use axum::{extract::State, response::Response};
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use serde::Deserialize;
-use tidegate_contracts::Manifest;
+use tidegate_contracts::{Manifest, SearchLog};
 use tidegate_ledger::{GenerationRecord, State as Ledger};
 
 use super::{
@@ -41,9 +41,9 @@ pub(super) async fn show(
         None => None,
     };
     let manifest = desk.manifest(one).await;
-    let diagnosis = match &manifest {
-        Some(manifest) => desk.diagnosis(one, manifest).await,
-        None => None,
+    let (diagnosis, search) = match &manifest {
+        Some(manifest) => (desk.diagnosis(one, manifest).await, desk.search(one, manifest).await),
+        None => (None, None),
     };
     let stands = policy::gate(&state, one, &desk.config.policy, now);
     let body = html! {
@@ -63,6 +63,7 @@ pub(super) async fn show(
             section { h2 { "Inside its job" } (inside::view(manifest, diagnosis)) }
         }
         section { h2 { "Lineage" } (lineage(&state, one, now)) }
+        @if let Some(search) = &search { section { h2 { "Architecture search" } (searched(search)) } }
         section { h2 { "Manifest" }
             @match &manifest {
                 Some(manifest) => (contents(manifest)),
@@ -92,6 +93,9 @@ fn lineage(state: &Ledger, one: &GenerationRecord, now: DateTime<Utc>) -> Markup
             dt { "started from" }
             dd {
                 @if one.parent.is_none() { "nothing" }
+                @if let Some(parent) = one.parent.filter(|_| ancestors.is_empty()) {
+                    code { (parent.short()) } " of another model"
+                }
                 @for (i, one) in ancestors.iter().take(ANCESTORS).enumerate() {
                     @if i > 0 { " ← " } (link(&one.id))
                 }
@@ -100,6 +104,36 @@ fn lineage(state: &Ledger, one: &GenerationRecord, now: DateTime<Utc>) -> Markup
             @if !children.is_empty() {
                 dt { "led to" }
                 dd { @for one in children { (link(&one.id)) " " (badge(one.state.as_str())) " " } }
+            }
+        }
+    }
+}
+
+/// Every candidate, the winner first.
+fn searched(log: &SearchLog) -> Markup {
+    let mut all: Vec<_> = log.candidates.iter().enumerate().collect();
+    all.sort_by_key(|(at, one)| {
+        (Some(*at) != log.winner, std::cmp::Reverse(one.scores.len()), *at)
+    });
+    html! {
+        p {
+            (log.candidates.len()) " architectures, judged by " (log.held_back) " examples that none of \
+            them learnt from; one in " (log.eta) " was kept of each rung."
+            @if let Some(budget) = &log.ended_by { " It was ended early by " (budget) "." }
+        }
+        ol.items {
+            @for (at, one) in all {
+                li {
+                    b { "candidate " (at) } ": " (one.describe()) " "
+                    span.dim { (one.active) " parameters a token, " (one.parameters) " in all" }
+                    @for score in &one.scores {
+                        " · " (format!("{:.4}", score.accuracy)) " after " (score.steps) " steps"
+                    }
+                    @match &one.dropped {
+                        Some(why) => p.why { (why) },
+                        None => p.why { b { "It won." } },
+                    }
+                }
             }
         }
     }

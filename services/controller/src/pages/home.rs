@@ -38,8 +38,23 @@ struct Progress {
     loss: f64,
     examples_per_s: f64,
     expert_load_max_share: f64,
+    /// Before the first step of a cold start that is searched.
+    search: Option<Search>,
     /// Step and loss.
     history: Vec<(f64, f64)>,
+}
+
+/// How far an architecture search is.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Search {
+    rung: usize,
+    rungs: usize,
+    candidate: usize,
+    candidates: usize,
+    step: u64,
+    steps: u64,
+    best: Option<f64>,
 }
 
 /// All that the page is drawn from.
@@ -86,6 +101,14 @@ fn training(job: &JobRecord, progress: &Progress, now: DateTime<Utc>) -> Markup 
         section {
             h2 { "Training: " (plain(job.kind.as_str())) }
             p.dim { (job.reason) @if let Some((at, ..)) = &job.started { ", started " (when(*at, now)) } }
+            @if let Some(search) = progress.search.as_ref().filter(|_| step == 0) {
+                progress max=(search.steps.max(1)) value=(search.step) aria-label="Steps of the search done" {}
+                p {
+                    "Looking for its architecture: rung " (search.rung) " of " (search.rungs)
+                    ", candidate " (search.candidate) " of " (search.candidates)
+                    @if let Some(best) = search.best { ", best accuracy so far " (format!("{best:.4}")) }
+                }
+            }
             progress max=(steps.max(1)) value=(step) aria-label="Steps done" {}
             p {
                 "Step " (step) " of " (steps) ", loss " (format!("{:.3}", progress.loss)) ", "

@@ -18,7 +18,6 @@ use super::{
 use crate::{
     api::{JobWish, Query},
     caller::Caller,
-    decide::kind,
     desk::{Answer, Desk},
     view,
 };
@@ -55,6 +54,7 @@ pub(super) async fn show(
                 summary { "Ask for a job" }
                 form.decision method="post" action="/jobs" {
                     (forms::kinds(&state))
+                    (forms::transfer())
                     (forms::reason(false))
                     (forms::name(&desk))
                     div.buttons { button.yes type="submit" { "Ask for it" } }
@@ -82,6 +82,8 @@ fn item(job: &JobRecord, now: DateTime<Utc>) -> Markup {
                 @if let Some(took) = took { " · took " (took) }
                 @if job.attempts > 1 { " · " (job.attempts) " attempts" }
             }
+            @if let Some(domain) = &job.domain { " of " (domain) }
+            @if let Some(source) = &job.source { " from " (link(source)) }
             @if let Some(id) = &job.generation { " → " (link(id)) }
             @if !job.reason.is_empty() { p.why { (job.reason) } }
             @if let Some(failure) = &job.failure { p.refusal { (failure) } }
@@ -95,6 +97,7 @@ pub(super) async fn request(
     forms::Fields(wish): forms::Fields<JobWish>,
 ) -> Answer<Redirect> {
     let by = desk.by_operator(&caller, &wish.actor, &wish.reason)?;
-    desk.request_job(kind(&wish.kind)?, by).await?;
+    let order = desk.order(&wish.kind, &wish.domain, &wish.source).await?;
+    desk.request_job(order, by).await?;
     Ok(Redirect::to("/jobs?done=job"))
 }

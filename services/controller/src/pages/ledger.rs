@@ -90,7 +90,10 @@ fn item(entry: &Entry, now: DateTime<Utc>) -> Markup {
 /// What a line of the ledger is about, in a few words; the whole is under it.
 fn gist(fact: &Fact) -> String {
     match fact {
-        Fact::JobRequested { kind, reason, .. } => format!("{}: {reason}", plain(kind.as_str())),
+        Fact::JobRequested { kind, reason, domain, .. } => {
+            let of = domain.as_ref().map(|domain| format!(" of {domain}")).unwrap_or_default();
+            format!("{}{of}: {reason}", plain(kind.as_str()))
+        }
         Fact::JobStarted { attempt, window, .. } => format!("attempt {attempt} on {window}"),
         Fact::CheckpointWritten { step, .. } => format!("at step {step}"),
         Fact::CandidateRegistered { generation, kind, .. } => {

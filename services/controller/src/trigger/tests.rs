@@ -58,7 +58,7 @@ impl Desk {
 
     async fn started(&self, kind: JobKind) -> JobId {
         let (job, parent) = (JobId::generate(), self.ledger.state().await.unwrap().champion());
-        self.append(Fact::JobRequested { job: job.clone(), kind, reason: String::new() }).await;
+        self.append(Fact::job(job.clone(), kind, "")).await;
         let window = self.window();
         self.append(Fact::JobStarted { job: job.clone(), attempt: 1, window, parent }).await;
         job

@@ -133,6 +133,60 @@ async fn a_hot_update_needs_a_champion() {
 }
 
 #[tokio::test]
+async fn only_a_transfer_names_a_domain_and_a_source() {
+    let house = House::build(config(json!({}))).await;
+    let mut grpc = house.grpc().await;
+    let wish = |kind: &str, domain: &str, source: &str| v1::RequestJobRequest {
+        kind: kind.to_owned(),
+        actor: "ana".to_owned(),
+        domain: domain.to_owned(),
+        source: source.to_owned(),
+        ..Default::default()
+    };
+    let refused = grpc.request_job(wish("cold_start", "shop", "")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("only a transfer"), "{refused}");
+    let refused = grpc.request_job(wish("transfer", "shop", "")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("name another model's generation"), "{refused}");
+    let refused = grpc.request_job(wish("transfer", "shop", &"ab".repeat(32))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    let long = "x".repeat(257);
+    let refused = grpc.request_job(wish("transfer", &long, "")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+
+    // Of another model: its generation is in the store, and not on this ledger.
+    let other = house.another_models_generation().await;
+    let job = grpc.request_job(wish("transfer", "shop", &other.to_hex())).await.unwrap();
+    let record = house.state().await.jobs().last().unwrap().clone();
+    assert_eq!(record.job.as_str(), job.into_inner().job);
+    assert_eq!(record.domain.unwrap().as_str(), "shop");
+    assert_eq!(record.source, Some(other));
+    let listed = grpc.list_jobs(v1::ListJobsRequest { limit: 1 }).await.unwrap().into_inner();
+    assert_eq!((&listed.jobs[0].domain[..], &listed.jobs[0].source), ("shop", &other.to_hex()));
+    let page = house.http().get("/jobs").await.text;
+    assert!(page.contains("of shop") && page.contains(&other.short()), "{page}");
+}
+
+#[tokio::test]
+async fn how_an_architecture_was_found_is_shown_with_the_generation() {
+    let house = House::build(config(json!({}))).await;
+    let champion = house.champion(JobKind::ColdStart).await;
+    let mut grpc = house.grpc().await;
+    let get = |id: String| v1::GetGenerationRequest { id };
+    let one = grpc.get_generation(get(champion.id.to_hex())).await.unwrap().into_inner();
+    let log: tidegate_contracts::SearchLog = serde_json::from_str(&one.search_json).unwrap();
+    assert_eq!((log.winner, log.candidates.len()), (Some(1), 2));
+    let page = house.http().get(&format!("/generations/{}", champion.id)).await.text;
+    for part in ["Architecture search", "layers 3", "0.8125", "It won", "is behind"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let update = house.champion(JobKind::HotUpdate).await;
+    let one = grpc.get_generation(get(update.id.to_hex())).await.unwrap().into_inner();
+    assert_eq!(one.search_json, "");
+}
+
+#[tokio::test]
 async fn a_watcher_gets_what_was_and_what_comes_and_is_told_of_the_shutdown() {
     let house = House::with_broker(config(json!({}))).await;
     let controller = std::sync::Arc::new(house.controller());

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use chrono::Utc;
 use serde_json::Value;
 use tidegate_contracts::{
-    ArtifactHash, Class, ContentType, Curated, Event, FileEntry, GenerationId, JobId, JobKind,
-    ListenConfig, Manifest, Offset, Outcome, Partition, Role, SourcePosition, Split, TokenConfig,
-    Window,
+    ArtifactHash, Candidate, Class, ContentType, Curated, Event, FileEntry, GenerationId, JobId,
+    JobKind, ListenConfig, Manifest, Offset, Outcome, Partition, Role, SEARCH, Score, SearchLog,
+    SourcePosition, Split, TokenConfig, Window,
     config::Secret,
     proto::v1::{self, control_client::ControlClient},
 };
@@ -187,18 +187,45 @@ impl House {
         let (job, parent) = (JobId::generate(), self.state().await.champion());
         let parent = parent.filter(|_| kind != JobKind::ColdStart);
         let reason = "143 labelled records wait (100 are enough)".to_owned();
-        self.append(by, Fact::JobRequested { job: job.clone(), kind, reason }).await;
+        self.append(by, Fact::job(job.clone(), kind, reason)).await;
         let started =
             Fact::JobStarted { job: job.clone(), attempt: 1, window: window.clone(), parent };
         self.append("trainer", started).await;
-        let weights = Bytes::from(job.to_string());
-        let entry = FileEntry { hash: ArtifactHash::of(&weights), size: weights.len() as u64 };
+        let id = self.stored(&job, kind, parent, &window).await;
+        let registered =
+            Fact::CandidateRegistered { job: job.clone(), generation: id, parent, kind, window };
+        self.append("trainer", registered).await;
+        Made { id, job, verdict: ArtifactHash::of(b"") }
+    }
+
+    /// A generation that the ledger knows nothing of.
+    pub(crate) async fn another_models_generation(&self) -> GenerationId {
+        self.stored(&JobId::generate(), JobKind::ColdStart, None, &window(0, 10)).await
+    }
+
+    async fn stored(
+        &self,
+        job: &JobId,
+        kind: JobKind,
+        parent: Option<GenerationId>,
+        window: &Window,
+    ) -> GenerationId {
+        let mut files =
+            BTreeMap::from([("weights.safetensors".to_owned(), Bytes::from(job.to_string()))]);
+        if kind == JobKind::ColdStart {
+            files.insert(SEARCH.to_owned(), search_log());
+        }
+        let entry = |(name, bytes): (&String, &Bytes)| {
+            let size = bytes.len() as u64;
+            (name.clone(), FileEntry { hash: ArtifactHash::of(bytes), size })
+        };
+        let entries = files.iter().map(entry).collect();
         let manifest = Manifest {
             format: 1,
             parent,
             job: job.clone(),
             kind,
-            files: [("weights.safetensors".to_owned(), entry)].into(),
+            files: entries,
             labels: ["ham", "spam"].map(Class::new).into(),
             recipe: "[architecture]\nd_model = 64\n".to_owned(),
             window: window.clone(),
@@ -208,12 +235,7 @@ impl House {
             newest_label: Some(Utc::now()),
             metrics: [("loss".to_owned(), 0.123), ("joules".to_owned(), 81.5)].into(),
         };
-        let files = BTreeMap::from([("weights.safetensors".to_owned(), weights)]);
-        let id = self.artifacts.put_generation(&manifest, &files).await.unwrap();
-        let registered =
-            Fact::CandidateRegistered { job: job.clone(), generation: id, parent, kind, window };
-        self.append("trainer", registered).await;
-        Made { id, job, verdict: ArtifactHash::of(b"") }
+        self.artifacts.put_generation(&manifest, &files).await.unwrap()
     }
 
     /// The evaluator's verdict on what was trained.
@@ -307,4 +329,30 @@ pub(crate) fn promotion(made: &Made, actor: &str) -> v1::PromoteRequest {
         actor: actor.to_owned(),
         reason: "looked at it".to_owned(),
     }
+}
+
+/// Of two candidates, the second of which won.
+fn search_log() -> Bytes {
+    let candidate = |layers: usize, accuracy: f64, dropped: Option<&str>| Candidate {
+        architecture: [("layers".to_owned(), layers)].into(),
+        parameters: 1_000,
+        active: 100,
+        flops_per_token: 1e4,
+        scores: vec![Score { steps: 60, accuracy }],
+        dropped: dropped.map(str::to_owned),
+    };
+    let candidates = vec![
+        candidate(2, 0.75, Some("rung 1: 0.7500 is behind the 0.8125 of candidate 1")),
+        candidate(3, 0.8125, None),
+    ];
+    let log = SearchLog {
+        eta: 3,
+        rungs: vec![60],
+        learnt_from: 400,
+        held_back: 100,
+        candidates,
+        winner: Some(1),
+        ended_by: None,
+    };
+    serde_json::to_vec(&log).unwrap().into()
 }

@@ -163,7 +163,7 @@ impl House {
         let generation = self.artifacts.put_generation(&manifest, &trained.files).await.unwrap();
         let (job, parent) = (job.id, parent.copied());
         let reason = "test".to_owned();
-        self.append(Fact::JobRequested { job: job.clone(), kind, reason }).await;
+        self.append(Fact::job(job.clone(), kind, reason)).await;
         let (attempt, started) = (1, window.clone());
         self.append(Fact::JobStarted { job: job.clone(), attempt, window: started, parent }).await;
         self.append(Fact::CandidateRegistered { job, generation, parent, kind, window }).await;

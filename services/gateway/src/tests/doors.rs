@@ -75,7 +75,8 @@ async fn metadata_tells_tensors_versions_and_classes() {
         [
             tensor("label", "BYTES", &[-1]),
             tensor("probabilities", "FP32", &[-1, 2]),
-            tensor("generation", "BYTES", &[1])
+            tensor("generation", "BYTES", &[1]),
+            tensor("embedding", "FP32", &[-1, 3])
         ]
     );
     assert_eq!(found.properties["labels"], r#"["label-2","other"]"#);
@@ -94,7 +95,7 @@ async fn a_raw_request_is_answered_raw_with_the_outputs_it_names() {
     raw.inputs[0].contents = None;
     raw.inputs[0].shape = vec![2, 1];
     raw.raw_input_contents = vec![b"\x02\0\0\0\xc3\xa9\x01\0\0\0b".to_vec()];
-    raw.outputs = ["probabilities", "label"]
+    raw.outputs = ["probabilities", "label", "embedding"]
         .map(|name| InferRequestedOutputTensor { name: name.into(), ..Default::default() })
         .into();
     let answer = house.client().await.model_infer(raw).await.unwrap().into_inner();
@@ -105,7 +106,10 @@ async fn a_raw_request_is_answered_raw_with_the_outputs_it_names() {
     let row = [Toy::probability(1), 1.0 - Toy::probability(1)];
     let floats: Vec<u8> = row.repeat(2).into_iter().flat_map(f32::to_le_bytes).collect();
     let labels = b"\x07\0\0\0label-1\x07\0\0\0label-1".to_vec();
-    assert_eq!(answer.raw_output_contents, [floats, labels]);
+    assert_eq!(answer.outputs[2].shape, [2, 3]);
+    let embedding: [f32; 6] = [1.0, 0.0, 0.5, 1.0, 1.0, 0.5];
+    let embeddings = embedding.into_iter().flat_map(f32::to_le_bytes).collect();
+    assert_eq!(answer.raw_output_contents, [floats, labels, embeddings]);
     let generation = answer.parameters["generation"].parameter_choice.clone();
     assert_eq!(generation, Some(ParameterChoice::StringParam(Toy::id(1).to_hex())));
     house.close().await;
@@ -220,6 +224,46 @@ fn event(id: &str, text: &str) -> PredictEventRequest {
     let part = Part { content: Some(Content::Text(text.into())) };
     let event = Event { id: id.into(), parts: vec![part], ..Event::default() };
     PredictEventRequest { event: Some(event), ..PredictEventRequest::default() }
+}
+
+#[tokio::test]
+async fn an_input_that_cannot_be_read_is_refused_by_its_place_and_no_other_request_minds() {
+    let house = House::open(tight(10)).await;
+    let toy = Toy::shut(1);
+    house.serve(&toy);
+    let client = house.client().await;
+    let ask = |texts: &'static [&'static str]| {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.model_infer(request(texts)).await })
+    };
+    let first = ask(&["a"]);
+    until("the model works", || toy.asked() == 1).await;
+    // Of one batch: both wait for the model.
+    let (bad, good) = (ask(&["unreadable"]), ask(&["b"]));
+    let many = ask(&["a", "b", "unreadable"]);
+    until("they wait", || house.front.slot.champion().unwrap().batcher.waiting() == 5).await;
+    toy.open();
+    assert!(first.await.unwrap().is_ok() && good.await.unwrap().is_ok());
+    for (asked, said) in [(bad, "`parts[0].image` cannot"), (many, "input 2: `parts[0].image`")] {
+        let status = asked.await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().starts_with(said), "{status}");
+    }
+
+    // A tensor that the model does not take is refused; of an event it is passed over.
+    let mut picture = request(&["a"]);
+    let mut image = picture.inputs[0].clone();
+    image.name = "image".into();
+    image.contents.as_mut().unwrap().bytes_contents[0] = b"\xff\xd8\xff".to_vec();
+    picture.inputs.push(image);
+    let status = client.clone().model_infer(picture).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(status.message(), "input `image` is not read by this model: it reads text");
+    let mut both = event("m-2", "a");
+    let image = Part { content: Some(Content::Image(b"\xff\xd8\xff".to_vec())) };
+    both.event.as_mut().unwrap().parts.push(image);
+    assert!(house.predictor().await.predict_event(both).await.is_ok());
+    house.close().await;
 }
 
 #[tokio::test]

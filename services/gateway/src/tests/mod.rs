@@ -94,14 +94,28 @@ impl Forward for Toy {
         &self.labels
     }
 
-    fn forward(&self, inputs: &[Input]) -> Result<Vec<Scores>, String> {
-        let texts = inputs.iter().map(|input| input.text.clone()).collect();
+    fn forward(&self, inputs: &[Input]) -> Result<Vec<Result<Scores, String>>, String> {
+        let texts = inputs.iter().map(|input| input.texts().into_owned()).collect();
         self.batches.lock().unwrap().push(texts);
         drop(self.opened.wait_while(self.open.lock().unwrap(), |open| !*open).unwrap());
-        assert!(inputs.iter().all(|input| input.text != "panic"), "asked to panic");
+        assert!(inputs.iter().all(|input| input.texts() != "panic"), "asked to panic");
         let likely = Self::probability(self.number);
         let scores = Scores { probabilities: vec![likely, 1.0 - likely] };
-        Ok(vec![scores; inputs.len()])
+        let answer = |input: &Input| match &*input.texts() {
+            "unreadable" => Err("`parts[0].image` cannot be read: on purpose".to_owned()),
+            _ => Ok(scores.clone()),
+        };
+        Ok(inputs.iter().map(answer).collect())
+    }
+
+    fn width(&self) -> usize {
+        3
+    }
+
+    /// Its number, and where the text stands in the batch.
+    fn embed(&self, inputs: &[Input]) -> Result<Vec<Vec<f32>>, String> {
+        let embedding = |at: usize| vec![f32::from(self.number), at as f32, 0.5];
+        Ok((0..inputs.len()).map(embedding).collect())
     }
 }
 

@@ -61,6 +61,11 @@ async fn the_twin_answers_as_the_grpc_door_does() {
     assert_eq!(body["outputs"][2]["data"], json!([id]));
     let path = format!("/v2/models/default/versions/{id}/infer");
     assert_eq!(post(&router, &path, ask(json!([1]), json!(["a"]))).await.0, StatusCode::OK);
+    let mut asks: Value = serde_json::from_str(&ask(json!([1]), json!(["a"]))).unwrap();
+    asks["outputs"] = json!([{"name": "embedding"}]);
+    let (_, body) = post(&router, "/v2/models/default/infer", asks.to_string()).await;
+    let expected = json!([{"name": "embedding", "datatype": "FP32", "shape": [1, 3], "data": [1.0, 0.0, 0.5]}]);
+    assert_eq!(body["outputs"], expected);
     house.close().await;
 }
 
@@ -78,6 +83,9 @@ async fn what_is_wrong_is_named() {
         (infer, ask(json!([0]), json!([])), 400, "at least 1"),
         (infer, ask(json!([1]), json!([5])), 400, "is a string"),
         (infer, ask(json!([2]), json!(["a", ""])), 400, "text[1] is blank"),
+        (infer, ask(json!([1]), json!(["a"])).replace("text", "image"), 400, "is not base64"),
+        (infer, ask(json!([1]), json!(["AAAA"])).replace("text", "image"), 400, "neither PNG"),
+        (infer, ask(json!([1]), json!(["/9j/"])).replace("text", "image"), 400, "it reads text"),
         (infer, ask(json!([1]), json!(["a".repeat(2000)])), 413, "1000 bytes"),
         ("/v2/models/x/infer", ask(json!([1]), json!(["a"])), 404, "`x`"),
         ("/v2/models/default/versions/9/infer", ask(json!([1]), json!(["a"])), 404, "`9`"),

@@ -166,7 +166,7 @@ impl Replay {
             }
         }
         if let Some(model) = frozen {
-            let inputs: Vec<Input> = texts.iter().map(|t| Input { text: t.clone() }).collect();
+            let inputs: Vec<Input> = texts.iter().map(|t| Input::text(&**t)).collect();
             let scores = model.predict(&inputs)?;
             for (said, scores) in said.iter_mut().zip(scores) {
                 said[Who::Frozen as usize] = Some(model.labels()[scores.best().0].to_string());
@@ -266,6 +266,7 @@ impl Replay {
             kind: JobKind::HotUpdate.to_string(),
             reason: format!("daily update of {}", day.date),
             actor: "cron:daily".into(),
+            ..Default::default()
         };
         Ok(client.request_job(request).await?.into_inner().job)
     }

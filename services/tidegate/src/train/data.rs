@@ -12,12 +12,13 @@ use tidegate_contracts::{
     ArtifactHash, Class, ContentType, Event, EventId, LateLabel, Offset, Partition, Window,
 };
 use tidegate_learning::Example;
+use tidegate_model::Task;
 
 /// What a file holds.
 pub(super) struct Data {
-    /// Labelled events with a text, in the order of their lines.
+    /// Events that can be learnt from, in the order of their lines.
     pub(super) examples: Vec<Example>,
-    /// Events without a label, or without a text: they are no examples.
+    /// Events that cannot: without a text, or where classes are learnt without a label.
     pub(super) others: usize,
     /// The file, and its lines in place of offsets.
     pub(super) window: Window,
@@ -25,12 +26,32 @@ pub(super) struct Data {
     pub(super) hash: ArtifactHash,
 }
 
+impl Data {
+    /// Leaves out the examples of other domains.
+    ///
+    /// # Errors
+    /// Names the domains that there are, where this one is not among them.
+    pub(super) fn keep_domain(&mut self, domain: &str) -> anyhow::Result<()> {
+        let all: BTreeSet<String> =
+            self.examples.iter().map(|example| format!("`{}`", example.domain)).collect();
+        self.examples.retain(|example| example.domain.as_str() == domain);
+        let all: Vec<String> = all.into_iter().take(20).collect();
+        ensure!(
+            !self.examples.is_empty(),
+            "no example is of domain `{domain}`; there are {}",
+            all.join(", ")
+        );
+        Ok(())
+    }
+}
+
 /// Reads JSON lines as `tidegate produce` does: one with `parts` is an event, one with `id` and
-/// `label` a label. An event that comes again with the same label counts once.
+/// `label` a label. An event that comes again with the same label counts once. Next tokens are learnt
+/// from events without a label too.
 ///
 /// # Errors
 /// Names the line that is wrong, or what contradicts what.
-pub(super) fn read(path: &Path) -> anyhow::Result<Data> {
+pub(super) fn read(path: &Path, task: Task) -> anyhow::Result<Data> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     let mut read = Lines::default();
     let mut hashes = Vec::new();
@@ -44,10 +65,14 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Data> {
         }
     }
     let events = read.events.len();
-    let (examples, others) = read.examples();
+    let (examples, others) = read.examples(task);
+    let lack = match task {
+        Task::Classification => "none has both a label and a text",
+        Task::NextToken => "none has a text",
+    };
     ensure!(
         !examples.is_empty(),
-        "{}: nothing to learn from: {events} events, and none has both a label and a text",
+        "{}: nothing to learn from: {events} events, and {lack}",
         path.display()
     );
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
@@ -92,12 +117,16 @@ impl Lines {
         }
     }
 
-    fn examples(mut self) -> (Vec<Example>, usize) {
+    fn examples(mut self, task: Task) -> (Vec<Example>, usize) {
         let count = self.events.len();
         for event in &mut self.events {
             event.label = self.labels.get(&event.id).cloned();
         }
-        let examples: Vec<Example> = self.events.iter().filter_map(Example::from_event).collect();
+        let example = match task {
+            Task::Classification => Example::from_event,
+            Task::NextToken => Example::of_text,
+        };
+        let examples: Vec<Example> = self.events.iter().filter_map(example).collect();
         let others = count - examples.len();
         (examples, others)
     }
@@ -111,7 +140,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mails.jsonl");
         std::fs::write(&path, text).unwrap();
-        read(&path)
+        read(&path, Task::Classification)
     }
 
     const A: &str = r#"{"id":"a","parts":[{"text":"hello"}],"label":"ham"}"#;
@@ -129,6 +158,18 @@ mod tests {
             data.examples.iter().map(|e| (e.id.as_str(), e.label.as_str())).collect();
         assert_eq!(found, [("a", "ham"), ("b", "spam")]);
         assert_eq!((data.others, data.window.len(), data.window.topic()), (1, 6, "mails.jsonl"));
+    }
+
+    #[test]
+    fn another_domain_is_left_out_and_one_that_is_not_there_is_named() {
+        let shop = r#"{"id":"s","domain":"shop","parts":[{"text":"hello"}],"label":"ham"}"#;
+        let mut data = of(&format!("{A}\n{shop}\n")).unwrap();
+        let error = data.keep_domain("news").unwrap_err().to_string();
+        assert!(error.contains("`news`") && error.contains("`default`, `shop`"), "{error}");
+        let mut data = of(&format!("{A}\n{shop}\n")).unwrap();
+        data.keep_domain("shop").unwrap();
+        assert_eq!(data.examples[0].id.as_str(), "s");
+        assert_eq!(data.examples.len(), 1);
     }
 
     #[test]

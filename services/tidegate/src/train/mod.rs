@@ -10,17 +10,20 @@ use std::{
 use anyhow::{Context as _, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tidegate_contracts::{ArtifactHash, JobId, JobKind};
+use tidegate_contracts::{ArtifactHash, JobId, JobKind, SEARCH, SearchLog};
 use tidegate_controller::job_report;
 use tidegate_learning::{
     CheckpointDir, DIAGNOSIS, Diagnosis, Finding, Job, Observer, PeakMemory, Plan, Progress,
-    Recipe, StartingPoint, manifest,
+    Recipe, SearchProgress, StartingPoint, manifest,
 };
 use tidegate_ledger::{MANIFEST, Verified, write_folder};
-use tidegate_model::{Device, in_background};
+use tidegate_model::{ARCHITECTURE, Architecture, Device, Input, Task, in_background};
 use tokio_util::sync::CancellationToken;
 
-use crate::{cli::Global, output::Format};
+use crate::{
+    cli::Global,
+    output::{Format, search_log},
+};
 
 /// Trains from a file. Without any of these the trainer runs as a service.
 #[derive(clap::Args)]
@@ -37,6 +40,9 @@ pub(crate) struct TrainArgs {
     /// hot_update, cold_start or transfer; a hot update with a champion, else a cold start.
     #[arg(long, requires = "data")]
     kind: Option<JobKind>,
+    /// The domain to learn; all that there are when absent.
+    #[arg(long, requires = "data")]
+    domain: Option<String>,
     /// Say what the job would take, and leave it at that.
     #[arg(long, requires = "data")]
     dry_run: bool,
@@ -102,10 +108,6 @@ fn offline(
         "{} holds a generation already: choose another folder by --out",
         folder.display()
     );
-    let data = data::read(data)?;
-    if data.others > 0 {
-        eprintln!("{} events without a label or a text are left out", data.others);
-    }
     let start = match &args.champion {
         None => StartingPoint::Scratch,
         Some(path) => {
@@ -114,6 +116,13 @@ fn offline(
             StartingPoint::Champion(champion)
         }
     };
+    let mut data = data::read(data, task(&recipe, &start)?)?;
+    if let Some(domain) = &args.domain {
+        data.keep_domain(domain)?;
+    }
+    if data.others > 0 {
+        eprintln!("{} events that cannot be learnt from are left out", data.others);
+    }
     let kind = args.kind.unwrap_or(match start {
         StartingPoint::Scratch => JobKind::ColdStart,
         StartingPoint::Champion(_) => JobKind::HotUpdate,
@@ -123,7 +132,8 @@ fn offline(
         "a cold start has no champion: leave out --champion, or order a transfer"
     );
     // The same inputs are the same job, so that one that was stopped finds its checkpoints.
-    let inputs = format!("{kind} {} {:?} {}", data.hash, start.parent(), recipe.to_toml());
+    let (parent, domain) = (start.parent(), args.domain.as_deref().unwrap_or_default());
+    let inputs = format!("{kind} {} {parent:?} {domain} {}", data.hash, recipe.to_toml());
     let id = JobId::new(format!("offline-{}", ArtifactHash::of(inputs.as_bytes()).short()));
     let (seed, window) = (recipe.seed, data.window);
     let job = Job { id, kind, recipe, start, window, seed, device };
@@ -150,6 +160,8 @@ fn offline(
     if let Some(bytes) = peak {
         trained.metrics.insert("memory_bytes".to_owned(), bytes as f64);
     }
+    let log = trained.files.get(SEARCH).map(|bytes| serde_json::from_slice::<SearchLog>(bytes));
+    let log = log.transpose().context(SEARCH)?;
     let findings = plan.beside(&trained.metrics, peak);
     for Finding { what, planned, .. } in &findings {
         trained.metrics.insert(format!("planned.{what}"), *planned);
@@ -167,6 +179,10 @@ fn offline(
     drop(std::fs::remove_dir(folder.join("checkpoints")));
     match format {
         Format::Table => {
+            if let Some(log) = &log {
+                search_log(log)?;
+            }
+            show::transfer(&trained.metrics)?;
             show::findings(&findings)?;
             println!("generation {} in {}", generation.short(), folder.display());
             println!("what the job showed of its inside: {}", page.display());
@@ -174,12 +190,27 @@ fn offline(
         Format::Json => {
             let report = serde_json::json!({
                 "generation": generation.to_hex(), "folder": folder, "report": page,
-                "plan": plan, "findings": findings,
+                "plan": plan, "findings": findings, "metrics": trained.metrics, "search": log,
             });
             println!("{}", serde_json::to_string_pretty(&report)?);
         }
     }
     Ok(())
+}
+
+/// The champion's, as it keeps its network; else the recipe's.
+fn task(recipe: &Recipe, start: &StartingPoint) -> anyhow::Result<Task> {
+    let StartingPoint::Champion(champion) = start else { return Ok(recipe.architecture.task) };
+    let bytes = champion.files().get(ARCHITECTURE);
+    let bytes = bytes.with_context(|| format!("the champion has no file `{ARCHITECTURE}`"))?;
+    let architecture: Architecture = serde_json::from_slice(bytes).context(ARCHITECTURE)?;
+    Ok(architecture.task)
+}
+
+/// The texts of a file's events, labelled or not.
+pub(crate) fn texts(path: &Path) -> anyhow::Result<Vec<Input>> {
+    let data = data::read(path, Task::NextToken)?;
+    Ok(data.examples.into_iter().map(|example| example.input).collect())
 }
 
 /// Progress on standard error.
@@ -202,4 +233,11 @@ impl Observer for Bar {
     }
 
     fn checkpoint(&mut self, _: u64, _: ArtifactHash) {}
+
+    fn search(&mut self, now: &SearchProgress<'_>) {
+        self.0.set_length(now.steps);
+        self.0.set_position(now.step);
+        let rungs = now.log.rungs.len();
+        self.0.set_message(format!("rung {} of {rungs}, candidate {}", now.rung, now.candidate));
+    }
 }

@@ -1,5 +1,7 @@
 //! A plan, and what came of it, as tables.
-use tidegate_learning::{Finding, Plan};
+use std::collections::BTreeMap;
+
+use tidegate_learning::{Finding, Plan, SearchPlan};
 
 use crate::output::{Format, print};
 
@@ -34,6 +36,9 @@ pub(super) fn plan(plan: &Plan) -> anyhow::Result<()> {
         ("ends by", plan.ended_by.clone().unwrap_or_else(|| "its last epoch".to_owned())),
     ]);
     let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    if let Some(search) = &plan.search {
+        searched(search);
+    }
     print(Format::Table, plan, &["plan", ""], rows)?;
     let methods = plan.methods.iter().map(|method| {
         vec![method.method.clone(), count(method.trained as f64), share(method.share)]
@@ -45,6 +50,46 @@ pub(super) fn plan(plan: &Plan) -> anyhow::Result<()> {
         seconds(plan.probe.seconds)
     );
     Ok(())
+}
+
+/// What will be done before the architecture is known.
+fn searched(search: &SearchPlan) {
+    let rungs: Vec<String> = search
+        .rungs
+        .iter()
+        .map(|(candidates, steps)| format!("{candidates} to step {steps}"))
+        .collect();
+    println!(
+        "first the architecture is searched: {}; {} steps, about {}{}\n\
+         the plan below is of the recipe's own architecture; another may win",
+        rungs.join(", "),
+        count(search.steps as f64),
+        seconds(search.seconds),
+        search.ended_by.as_ref().map(|by| format!(", ended by {by}")).unwrap_or_default(),
+    );
+}
+
+/// What a transfer knew of the new domain, before and after; nothing of another job.
+pub(super) fn transfer(metrics: &BTreeMap<String, f64>) -> anyhow::Result<()> {
+    let of = |name: &str| metrics.get(name).map_or("-".to_owned(), |share| format!("{share:.4}"));
+    let few = metrics
+        .keys()
+        .filter(|name| name.starts_with("transfer.few_shot_") && name.ends_with("_accuracy"));
+    let mut rows: Vec<Vec<String>> = few
+        .map(|name| {
+            let shots = name.trim_start_matches("transfer.few_shot_").trim_end_matches("_accuracy");
+            vec![format!("{shots} examples a class"), of(name), of(&format!("{name}_after"))]
+        })
+        .collect();
+    rows.sort_by_key(|row| row[0].split(' ').next().and_then(|shots| shots.parse::<usize>().ok()));
+    if let Some(zero) = metrics.get("transfer.zero_shot_accuracy") {
+        let answers = "its own answers".to_owned();
+        rows.insert(0, vec![answers, format!("{zero:.4}"), of("transfer.accuracy")]);
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    print(Format::Table, metrics, &["accuracy on what was held back", "before", "after"], rows)
 }
 
 /// What was planned beside what was found.

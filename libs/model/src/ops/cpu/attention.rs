@@ -39,6 +39,22 @@ pub(in crate::ops) struct Gradients {
     pub(in crate::ops) prefix: Option<(Vec<f32>, Vec<f32>)>,
 }
 
+/// Every head of each row turned by its position. `x`: `[rows, heads.keys * width]`, and so is the
+/// result.
+pub(in crate::ops) fn turned(x: &[f32], heads: Heads, segments: &Segments) -> Vec<f32> {
+    let (width, stride) = (heads.width, heads.keys * heads.width);
+    let of = Projected { query: x, key: x, value: x, prefix: None };
+    let plan = Plan::new(of, Heads { queries: heads.keys, ..heads }, segments);
+    let mut out = vec![0.0; x.len()];
+    for (rows, head) in plan.tasks(segments) {
+        let turned = plan.turned(x, &rows, head, 1.0);
+        for (row, turned) in rows.zip(turned.chunks_exact(width)) {
+            out[row * stride + head * width..][..width].copy_from_slice(turned);
+        }
+    }
+    out
+}
+
 /// One text and one key head, with the queries that share it.
 struct Plan<'a> {
     heads: Heads,
@@ -78,7 +94,7 @@ impl<'a> Plan<'a> {
             #[inline(always)]
             || {
                 for ((position, row), out) in
-                    rows.clone().enumerate().zip(out.chunks_exact_mut(width))
+                    (self.heads.first..).zip(rows.clone()).zip(out.chunks_exact_mut(width))
                 {
                     let (first, second) = x[row * stride + head * width..][..width].split_at(half);
                     let (out_first, out_second) = out.split_at_mut(half);
@@ -103,7 +119,8 @@ impl<'a> Plan<'a> {
         widest(
             #[inline(always)]
             || {
-                for (position, row) in gradient.chunks_exact_mut(width).enumerate() {
+                let rows = gradient.chunks_exact_mut(width);
+                for (position, row) in (self.heads.first..).zip(rows) {
                     let (first, second) = row.split_at_mut(half);
                     let cos = &self.angles.cos[position * half..][..half];
                     let sin = &self.angles.sin[position * half..][..half];

@@ -1,11 +1,12 @@
-//! Routed experts: gather, SwiGLU, weigh and sum.
+//! Routed experts: gather, feed forward, weigh and sum.
 use std::ops::Range;
 
 use super::{
-    BLOCK, WORTH, block,
+    BLOCK, WORTH,
+    bank::{Bank, Block, Form, Hidden, Learnt, Outer, outer_all},
+    block,
     fresh::{Blank, MOVED, blank, copied, fresh, written},
     simd::{add_scaled, widest},
-    swiglu::{Bank, Block, Hidden, Outer, outer_all},
     take,
 };
 use crate::ops::Dispatch;
@@ -25,11 +26,12 @@ pub(in crate::ops) struct Sent<'a> {
 pub(in crate::ops) fn experts(sent: Sent<'_>) -> (Vec<f32>, Hidden) {
     let Sent { x, bank, weight, dispatch } = sent;
     let (d, width, all) = (bank.d_model, bank.width, dispatch.rows().len());
+    let gates = bank.gates();
     let tasks = blocks(dispatch).map(|(expert, rows)| {
-        let size = rows.len() * width;
-        ((expert, rows), [size, size, rows.len() * d])
+        let count = rows.len();
+        ((expert, rows), [count * gates, count * width, count * d])
     });
-    let sizes = [all * width, all * width, all * d];
+    let sizes = [all * gates, all * width, all * d];
     let [gate, up, answers] = fresh(sizes, 3 * all * width * d, tasks, |(expert, rows), parts| {
         let mut sent = blank(rows.len() * d);
         bank.forward(expert, gathered(x, rows, d, &mut sent), parts)
@@ -38,13 +40,13 @@ pub(in crate::ops) fn experts(sent: Sent<'_>) -> (Vec<f32>, Hidden) {
     (y, Hidden { gate, up })
 }
 
-/// Gradients of `x`, of `weight`, and of `gate`, `up` and `down` where they learn.
+/// Gradients of `x`, of `weight`, and of matrices and biases where they learn.
 pub(in crate::ops) fn experts_backward(
     sent: Sent<'_>,
     hidden: Hidden,
     dy: &[f32],
     matrices_learn: bool,
-) -> (Vec<f32>, Vec<f32>, Option<[Vec<f32>; 3]>) {
+) -> (Vec<f32>, Vec<f32>, Option<Learnt>) {
     let Sent { x, bank, weight, dispatch } = sent;
     let (d, width, all) = (bank.d_model, bank.width, dispatch.rows().len());
     let Hidden { gate: mut g, up: mut u } = hidden;
@@ -57,7 +59,7 @@ pub(in crate::ops) fn experts_backward(
             let size = rows.len();
             let (own, rest) = weight.split_at(size);
             weight = rest;
-            let hidden = [&mut g, &mut u].map(|all| take(all, size * width));
+            let hidden = [take(&mut g, size * bank.gates()), take(&mut u, size * width)];
             let weight = (own, take(&mut dweight, size));
             ((expert, rows, hidden, weight), [size * d, size * d, size * width, size * d])
         });
@@ -86,11 +88,44 @@ pub(in crate::ops) fn experts_backward(
         b: cut(b, &rows, outputs),
         shape: [inputs, outputs],
     };
-    let gate = experts().map(|rows| (0, outer(&sent, &g, wide, rows)));
+    let gated = bank.gates() > 0;
+    let gate = experts().filter(|_| gated).map(|rows| (0, outer(&sent, &g, wide, rows)));
     let up = experts().map(|rows| (1, outer(&sent, &u, wide, rows)));
     let down = experts().map(|rows| (2, outer(&h, &danswer, deep, rows)));
     let outers: Vec<_> = gate.chain(up).chain(down).collect();
-    (dx, dweight, Some(outer_all(&outers)))
+    let [gate, up, down] = outer_all(&outers);
+    let (mut up_bias, mut down_bias) = (Vec::new(), Vec::new());
+    if let Form::Gelu { .. } = bank.form {
+        up_bias = sums(&u, width, &|_| 1.0, dispatch);
+        down_bias = sums(&danswer, d, &|at| weight[at], dispatch);
+    }
+    (dx, dweight, Some(Learnt { gate, up, down, up_bias, down_bias }))
+}
+
+/// For each expert the sum of its assignments' rows of `x`, `[assignments, width]`, times their
+/// weights: `[experts, width]`.
+fn sums(
+    x: &[f32],
+    width: usize,
+    weight: &(dyn Fn(usize) -> f32 + Sync),
+    dispatch: &Dispatch,
+) -> Vec<f32> {
+    let tasks = dispatch.starts().windows(2).map(|ends| (ends[0]..ends[1], [width]));
+    let experts = dispatch.starts().len() - 1;
+    let [sums] = fresh([experts * width], x.len() * MOVED, tasks, |rows, [sum]| {
+        let sum = widest(
+            #[inline(always)]
+            || {
+                let sum = written(sum, std::iter::repeat(0.0));
+                for at in rows {
+                    add_scaled(sum, weight(at), &x[at * width..(at + 1) * width]);
+                }
+                sum
+            },
+        );
+        [sum]
+    });
+    sums
 }
 
 /// Some rows of `[.., width]`.

@@ -1,8 +1,8 @@
-//! One SwiGLU network that every row passes.
+//! One network that every row passes; of SwiGLU.
 use super::{
+    bank::{Bank, Block, Hidden, Outer, outer_all},
     block,
     fresh::fresh,
-    swiglu::{Bank, Block, Hidden, Outer, outer_all},
 };
 
 /// `x`: `[rows, d_model]`; returns `[rows, d_model]`.

@@ -1,9 +1,9 @@
 //! The product of rows with a matrix.
 use super::{
+    bank::{Outer, outer_all},
     block,
     fresh::fresh,
     product::{View, product},
-    swiglu::{Outer, outer_all},
 };
 
 /// `x`: `[rows, inputs]`; `matrix`: `[inputs, outputs]`. Returns `[rows, outputs]`.

@@ -2,6 +2,7 @@
 //! pool. The same inputs give the same bits, whatever the number of threads.
 mod adamw;
 mod attention;
+mod bank;
 mod cross_entropy;
 mod experts;
 mod feed_forward;
@@ -10,18 +11,19 @@ mod linear;
 mod norm;
 mod product;
 mod simd;
-mod swiglu;
 
 pub(super) use self::{
     adamw::adamw,
-    attention::{Attended, Projected, attention, attention_backward},
+    attention::{Attended, Projected, attention, attention_backward, turned},
+    bank::{Bank, Form, Hidden, Learnt},
     cross_entropy::{cross_entropy, cross_entropy_backward},
     experts::{Sent, experts, experts_backward},
     feed_forward::{feed_forward, feed_forward_backward},
     linear::{linear, linear_all, linear_backward},
     norm::{rms_norm, rms_norm_backward},
-    swiglu::{Bank, Hidden},
 };
+
+pub(crate) use self::product::matrix_product;
 
 /// Rows that a task works on at a time, where the work by row is little.
 const BLOCK: usize = 64;

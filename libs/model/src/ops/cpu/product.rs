@@ -62,6 +62,13 @@ pub(super) fn product<'a>(out: &'a mut Blank, a: View<'_>, b: View<'_>) -> &'a m
     }
 }
 
+/// `a b` on this thread. `a`: `[rows, inner]`; `b`: `[inner, cols]`; returns `[rows, cols]`.
+pub(crate) fn matrix_product(a: &[f32], b: &[f32], [rows, inner, cols]: [usize; 3]) -> Vec<f32> {
+    let mut out = vec![0.0; rows * cols];
+    product_into(&mut out, View::new(a, rows, inner), View::new(b, inner, cols));
+    out
+}
+
 /// `out = a b`. `out`: `[a.rows, b.cols]`, row by row; what it held is lost.
 pub(super) fn product_into(out: &mut [f32], a: View<'_>, b: View<'_>) {
     if a.cols == 0 {

@@ -1,0 +1,85 @@
+//! What is made of accuracies over time.
+use serde::Serialize;
+
+/// Accuracy on each task's test part after each task was learnt: `[learnt][judged]`; the first row
+/// is that of a model which guesses.
+pub(crate) struct Accuracies {
+    pub(crate) guessing: f64,
+    pub(crate) after: Vec<Vec<f64>>,
+}
+
+/// In points, of 100.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub(crate) struct Measures {
+    /// Average accuracy over all tasks in the end.
+    pub(crate) acc: f64,
+    /// Backward transfer: what became of a task's accuracy since it was learnt.
+    pub(crate) bwt: f64,
+    /// Forward transfer: accuracy on a task before it is learnt, above guessing.
+    pub(crate) fwt: f64,
+    /// Forgetting: the best accuracy that a task ever had less that in the end.
+    pub(crate) forgetting: f64,
+}
+
+impl Accuracies {
+    /// Lopez-Paz and Ranzato 2017 (arXiv 1706.08840), eq. 2 to 4; forgetting: Chaudhry et al. 2018
+    /// (arXiv 1801.10112), eq. 3, over all tasks but the last.
+    pub(crate) fn measures(&self) -> Measures {
+        let r = &self.after;
+        let tasks = r.len();
+        let last = &r[tasks - 1];
+        let acc = mean(last.iter().copied());
+        if tasks == 1 {
+            return Measures { acc: 100.0 * acc, ..Measures::default() };
+        }
+        let bwt = mean((0..tasks - 1).map(|task| last[task] - r[task][task]));
+        let fwt = mean((1..tasks).map(|task| r[task - 1][task] - self.guessing));
+        let best = |task: usize| {
+            let seen = &r[task..tasks - 1];
+            seen.iter().map(|row| row[task]).fold(f64::NEG_INFINITY, f64::max)
+        };
+        let forgetting = mean((0..tasks - 1).map(|task| best(task) - last[task]));
+        Measures {
+            acc: 100.0 * acc,
+            bwt: 100.0 * bwt,
+            fwt: 100.0 * fwt,
+            forgetting: 100.0 * forgetting,
+        }
+    }
+}
+
+/// Mean of each measure over several runs, and how far from it the furthest ACC is.
+pub(crate) fn averaged(runs: &[Measures]) -> (Measures, f64) {
+    let over = |of: fn(&Measures) -> f64| mean(runs.iter().map(of));
+    let average = Measures {
+        acc: over(|m| m.acc),
+        bwt: over(|m| m.bwt),
+        fwt: over(|m| m.fwt),
+        forgetting: over(|m| m.forgetting),
+    };
+    let furthest = runs.iter().map(|m| (m.acc - average.acc).abs()).fold(0.0, f64::max);
+    (average, furthest)
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) =
+        values.fold((0.0, 0.0_f64), |(sum, count), value| (sum + value, count + 1.0));
+    sum / count.max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_measures_are_those_of_the_papers_on_a_table_by_hand() {
+        let after = vec![vec![0.9, 0.6, 0.5], vec![0.95, 0.8, 0.6], vec![0.7, 0.9, 0.85]];
+        let found = Accuracies { guessing: 0.5, after }.measures();
+        let close = |one: f64, other: f64| assert!((one - other).abs() < 1e-9, "{one} {other}");
+        close(found.acc, 100.0 * (0.7 + 0.9 + 0.85) / 3.0);
+        close(found.bwt, 100.0 * ((0.7 - 0.9) + (0.9 - 0.8)) / 2.0);
+        close(found.fwt, 100.0 * ((0.6 - 0.5) + (0.6 - 0.5)) / 2.0);
+        // The best of the first task came after the second; a gain is forgetting below 0.
+        close(found.forgetting, 100.0 * ((0.95 - 0.7) + (0.8 - 0.9)) / 2.0);
+    }
+}

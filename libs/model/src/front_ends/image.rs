@@ -1,0 +1,272 @@
+//! PNG and JPEG to patches.
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
+use zune_jpeg::JpegDecoder;
+use zune_png::PngDecoder;
+
+use super::{Evidence, ImageShape, Patches, evidence, picture::Picture};
+
+/// Pixels of an image that is decoded at all.
+const MOST_PIXELS: usize = 1 << 24;
+/// The same of one side.
+const MOST_SIDE: usize = 1 << 14;
+/// Bytes of a pixel before it is read: four colours of 16 bits.
+const BYTES_OF_A_PIXEL: usize = 8;
+/// Cells of a side, and directions in each, that the wide path sees.
+const CELLS: usize = 8;
+const DIRECTIONS: usize = 8;
+const COLOUR_CELLS: usize = 4;
+
+/// The picture, what is transparent on white. Its size is looked at before memory is taken.
+pub(super) fn decode(bytes: &[u8]) -> Result<Picture, String> {
+    let png = bytes.starts_with(b"\x89PNG");
+    // The bytes are anybody's, and a decoder may have an invariant too many.
+    catch_unwind(AssertUnwindSafe(|| if png { of_png(bytes) } else { of_jpeg(bytes) }))
+        .unwrap_or_else(|_| Err("its decoder failed on it".to_owned()))
+}
+
+fn options() -> DecoderOptions {
+    DecoderOptions::new_safe()
+        .set_max_width(MOST_SIDE)
+        .set_max_height(MOST_SIDE)
+        .set_strict_mode(true)
+        .inflate_set_limit(BYTES_OF_A_PIXEL * MOST_PIXELS)
+}
+
+fn of_png(bytes: &[u8]) -> Result<Picture, String> {
+    let options = options().png_set_strip_to_8bit(true).png_set_confirm_crc(true);
+    let mut decoder = PngDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(said)?;
+    let (width, height) = decoder.dimensions().ok_or("it has no size")?;
+    check(width, height)?;
+    let frame = decoder.frame_info().ok_or("it has no pixels")?;
+    if (frame.width, frame.height) != (width, height) {
+        return Err("its first frame has another size than the whole".to_owned());
+    }
+    // Rows, with a byte each that says how they are packed; half as much again where interlaced.
+    let rows = (width * BYTES_OF_A_PIXEL + 1) * height;
+    decoder.set_options(options.inflate_set_limit(2 * rows + 64));
+    let pixels = decoder.decode_raw().map_err(said)?;
+    let colours = decoder.colorspace().ok_or("it has no colours")?.num_components();
+    Picture::new([width, height], colours, &pixels)
+}
+
+/// In words; the decoder has them only for debugging, in quotes and with a line's end.
+fn said(error: zune_png::error::PngDecodeErrors) -> String {
+    format!("{error:?}").trim_matches(['"', '\n', ' ']).to_owned()
+}
+
+fn of_jpeg(bytes: &[u8]) -> Result<Picture, String> {
+    let options = options().jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(|error| error.to_string())?;
+    let info = decoder.info().ok_or("it has no size")?;
+    let (width, height) = (usize::from(info.width), usize::from(info.height));
+    check(width, height)?;
+    let pixels = decoder.decode().map_err(|error| error.to_string())?;
+    let colours = decoder.output_colorspace().ok_or("it has no colours")?.num_components();
+    Picture::new([width, height], colours, &pixels)
+}
+
+fn check(width: usize, height: usize) -> Result<(), String> {
+    let pixels = width.checked_mul(height).unwrap_or(usize::MAX);
+    if pixels == 0 {
+        return Err(format!("it has {width} x {height} pixels"));
+    }
+    if pixels > MOST_PIXELS {
+        return Err(format!("it has {width} x {height} pixels: at most {MOST_PIXELS} are decoded"));
+    }
+    Ok(())
+}
+
+/// The picture at the shape's size, patch by patch; of each, pixel by pixel, red, green and blue. And
+/// what the wide path sees of it.
+pub(super) fn read(bytes: &[u8], shape: &ImageShape) -> Result<(Patches, Vec<Evidence>), String> {
+    let picture = decode(bytes)?.resized([shape.side; 2]);
+    let mut evidence = edges(&picture);
+    evidence.extend(colours(&picture));
+    Ok((patches(&picture, shape), evidence))
+}
+
+fn patches(picture: &Picture, shape: &ImageShape) -> Patches {
+    let (side, patch) = (shape.side, shape.patch);
+    let mut cut = Vec::with_capacity(3 * side * side);
+    for top in (0..side).step_by(patch) {
+        for left in (0..side).step_by(patch) {
+            for y in top..top + patch {
+                (left..left + patch).for_each(|x| cut.extend(picture.pixel(x, y)));
+            }
+        }
+    }
+    Patches { count: shape.patches(), bytes: cut }
+}
+
+/// Directions of brightness in each of 8 x 8 cells (histograms of oriented gradients, Dalal and Triggs
+/// 2005, "Histograms of oriented gradients for human detection"), of length 1 under the root. A
+/// linear map from these knows handwritten digits from a few hundred examples, long before a network
+/// does.
+fn edges(picture: &Picture) -> Vec<Evidence> {
+    let [side, _] = picture.size();
+    let brightness = |pixel: [u8; 3]| {
+        let [red, green, blue] = pixel.map(f32::from);
+        0.299 * red + 0.587 * green + 0.114 * blue
+    };
+    let grey: Vec<f32> = picture.pixels().map(brightness).collect();
+    let slope = |low: usize, high: usize| grey[high] - grey[low];
+    let mut cells = vec![0.0_f32; CELLS * CELLS * DIRECTIONS];
+    for y in 0..side {
+        for x in 0..side {
+            let at = y * side + x;
+            let across = if x == 0 || x + 1 == side { 0.0 } else { slope(at - 1, at + 1) };
+            let down = if y == 0 || y + 1 == side { 0.0 } else { slope(at - side, at + side) };
+            let length = across.hypot(down);
+            if length == 0.0 {
+                continue;
+            }
+            // Shared between the two directions that it lies between.
+            let turn = down.atan2(across) / std::f32::consts::TAU + 1.0;
+            let turn = turn * DIRECTIONS as f32;
+            let (first, share) = (turn.floor() as usize, turn.fract());
+            let cell = (y * CELLS / side * CELLS + x * CELLS / side) * DIRECTIONS;
+            cells[cell + first % DIRECTIONS] += length * (1.0 - share);
+            cells[cell + (first + 1) % DIRECTIONS] += length * share;
+        }
+    }
+    let sum: f32 = cells.iter().sum();
+    if sum == 0.0 {
+        return Vec::new();
+    }
+    let values = cells.into_iter().map(|cell| (cell / sum).sqrt());
+    evidence("edges", values)
+}
+
+/// How red and how blue each of 4 x 4 cells is; nothing of a grey picture.
+fn colours(picture: &Picture) -> Vec<Evidence> {
+    let [side, _] = picture.size();
+    let mut cells = vec![0.0_f32; 2 * COLOUR_CELLS * COLOUR_CELLS];
+    for (at, pixel) in picture.pixels().enumerate() {
+        let [red, green, blue] = pixel.map(f32::from);
+        let [x, y] = [at % side, at / side].map(|at| at * COLOUR_CELLS / side);
+        let cell = 2 * (y * COLOUR_CELLS + x);
+        cells[cell] += red - green;
+        cells[cell + 1] += blue - (red + green) / 2.0;
+    }
+    // A picture of one strong colour is about as long as its edges.
+    let scale = cells.len() as f32 / 2.0 / (side * side) as f32 / 255.0;
+    let scale = scale / (cells.len() as f32).sqrt();
+    evidence("colours", cells.into_iter().map(|cell| cell * scale))
+}
+
+/// The picture as a PNG of at most `most` bytes: of half the size, and half of that, until it fits.
+pub(super) fn smaller(bytes: &[u8], most: usize) -> Option<Vec<u8>> {
+    let mut picture = decode(bytes).ok()?;
+    loop {
+        let png = picture.to_png();
+        if png.len() <= most {
+            return Some(png);
+        }
+        let size = picture.size();
+        if size == [1, 1] {
+            return None;
+        }
+        // A picture far too large for its bytes is not halved a dozen times.
+        let excess = ((png.len() / most) as f64).sqrt().max(2.0);
+        picture = picture.resized(size.map(|side| ((side as f64 / excess) as usize).max(1)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn png(size: [usize; 2], colours: usize, pixels: &[u8]) -> Vec<u8> {
+        Picture::new(size, colours, pixels).unwrap().to_png()
+    }
+
+    #[test]
+    fn patches_hold_the_pixels_they_cover() {
+        let pixels: Vec<u8> = (0..4 * 4 * 3).collect();
+        let shape = ImageShape { side: 4, patch: 2, limit: 1 };
+        let (found, _) = read(&png([4, 4], 3, &pixels), &shape).unwrap();
+        assert_eq!((found.count, found.bytes.len()), (4, 48));
+        let at = |x: u8, y: u8| [0, 1, 2].map(|colour| (y * 4 + x) * 3 + colour);
+        let second = [at(2, 0), at(3, 0), at(2, 1), at(3, 1)].concat();
+        assert_eq!(found.bytes[12..24], second);
+    }
+
+    #[test]
+    fn grey_is_all_colours_and_what_is_transparent_is_white() {
+        let shape = ImageShape { side: 1, patch: 1, limit: 1 };
+        let (grey, _) = read(&png([1, 1], 1, &[7]), &shape).unwrap();
+        assert_eq!(grey.bytes, [7, 7, 7]);
+        let (clear, _) = read(&png([1, 1], 4, &[9, 9, 9, 0]), &shape).unwrap();
+        assert_eq!(clear.bytes, [255, 255, 255]);
+    }
+
+    #[test]
+    fn a_larger_picture_is_averaged_and_a_smaller_one_is_spread() {
+        let shape = ImageShape { side: 2, patch: 2, limit: 1 };
+        let stripes: Vec<u8> = (0..64 * 64).map(|at| if at % 2 == 0 { 0 } else { 200 }).collect();
+        let (found, _) = read(&png([64, 64], 1, &stripes), &shape).unwrap();
+        assert!(found.bytes.iter().all(|&b| (92..108).contains(&b)), "{:?}", found.bytes);
+        let (found, _) = read(&png([1, 1], 1, &[50]), &shape).unwrap();
+        assert_eq!(found.bytes, [50; 12]);
+    }
+
+    #[test]
+    fn the_wide_path_sees_where_brightness_rises_and_what_is_coloured() {
+        let of = |colour: fn(usize, usize) -> [u8; 3]| {
+            let pixels: Vec<u8> = (0..32 * 32).flat_map(|at| colour(at % 32, at / 32)).collect();
+            Picture::new([32, 32], 3, &pixels).unwrap()
+        };
+        let length = |found: &[Evidence]| found.iter().map(|(_, v)| v * v).sum::<f32>();
+        let right = edges(&of(|x, _| [8 * x as u8; 3]));
+        let down = edges(&of(|_, y| [8 * y as u8; 3]));
+        assert!((length(&right) - 1.0).abs() < 1e-4 && (length(&down) - 1.0).abs() < 1e-4);
+        // One direction a cell; no key is shared.
+        let keys = |found: &[Evidence]| found.iter().map(|e| e.0).collect::<Vec<_>>();
+        let (right, down) = (keys(&right), keys(&down));
+        assert_eq!((right.len(), right.iter().any(|key| down.contains(key))), (64, false));
+        assert!(edges(&of(|_, _| [9; 3])).is_empty() && colours(&of(|_, _| [9; 3])).is_empty());
+        let (red, blue) = (colours(&of(|_, _| [255, 0, 0])), colours(&of(|_, _| [0, 0, 255])));
+        assert!((0.5..1.5).contains(&length(&red)) && (0.3..1.5).contains(&length(&blue)));
+        assert_ne!(red, blue);
+    }
+
+    #[test]
+    fn what_is_cut_or_no_picture_is_refused_with_the_reason() {
+        let whole = png([64, 64], 1, &[0; 64 * 64]);
+        for size in [8, 40, whole.len() / 2] {
+            assert!(decode(&whole[..size]).is_err(), "{size}");
+        }
+        assert!(decode(b"\xff\xd8\xff\xe0 not a JPEG").is_err());
+        assert!(decode(b"").is_err());
+    }
+
+    #[test]
+    fn a_picture_is_made_to_fit_and_stays_the_same_picture() {
+        let noise: Vec<u8> =
+            (0..128 * 128_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let whole = png([128, 128], 1, &noise);
+        let small = smaller(&whole, 4_000).unwrap();
+        assert!(small.len() <= 4_000 && decode(&small).unwrap().size()[0] >= 16);
+        assert_eq!(smaller(&whole, 10), None);
+        assert_eq!(smaller(b"no picture", 10), None);
+    }
+
+    /// A few bytes that say they are a huge picture.
+    #[test]
+    fn a_bomb_is_refused_before_memory_is_taken() {
+        let mut bomb = png([1, 1], 1, &[0]);
+        for (side, said) in [(60_000_u32, "60000"), (16_000, "16000 x 16000 pixels")] {
+            bomb[16..20].copy_from_slice(&side.to_be_bytes());
+            bomb[20..24].copy_from_slice(&side.to_be_bytes());
+            let mut crc = flate2::Crc::new();
+            crc.update(&bomb[12..29]);
+            bomb[29..33].copy_from_slice(&crc.sum().to_be_bytes());
+            let error = decode(&bomb).unwrap_err();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+}
