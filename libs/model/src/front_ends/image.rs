@@ -70,7 +70,7 @@ fn of_jpeg(bytes: &[u8]) -> Result<Picture, String> {
 }
 
 fn check(width: usize, height: usize) -> Result<(), String> {
-    let pixels = width.checked_mul(height).unwrap_or(usize::MAX);
+    let pixels = width.saturating_mul(height);
     if pixels == 0 {
         return Err(format!("it has {width} x {height} pixels"));
     }

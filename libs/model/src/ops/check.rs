@@ -1,7 +1,7 @@
 //! Another backend's operators beside the CPU's, on the machine that has it.
 use burn::{
     backend::Autodiff,
-    tensor::{Tensor, TensorData},
+    tensor::{Tensor, TensorData, backend::AutodiffBackend},
 };
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -93,12 +93,15 @@ fn apart(found: &[f32], expected: &[f32]) -> f64 {
     f64::from(difference) / f64::from(largest(&mut expected.iter().copied())).max(1e-30)
 }
 
+/// Takes one input's gradient out of all.
+type Taking<B> = Box<dyn Fn(&<B as AutodiffBackend>::Gradients) -> Vec<f32>>;
+
 /// Seeded numbers on a device, and which of them learn.
 struct Given<'a, B: Learns> {
     rng: ChaCha8Rng,
     device: &'a B::Device,
     compute: Compute,
-    learn: Vec<(String, Box<dyn Fn(&B::Gradients) -> Vec<f32>>)>,
+    learn: Vec<(String, Taking<B>)>,
 }
 
 impl<'a, B: Learns> Given<'a, B> {

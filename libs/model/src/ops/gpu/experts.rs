@@ -2,7 +2,7 @@
 use burn::tensor::{IndexingUpdateOp, Tensor, backend::Backend};
 
 #[cfg(feature = "cuda")]
-use super::gelu;
+use super::gelu::{self};
 use super::{
     in_format,
     route::Slots,

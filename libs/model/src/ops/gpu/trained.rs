@@ -14,7 +14,10 @@ use burn::{
 use super::{
     attention::{self, Attended},
     cross_entropy::{self, Entropy},
-    embed, experts, gelu, norm, primitive,
+    embed,
+    experts::{self},
+    gelu::{self},
+    norm, primitive,
     route::Slots,
     swiglu::{self, Hidden},
     tensor,
