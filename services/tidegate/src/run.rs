@@ -186,7 +186,7 @@ impl Running {
             });
         }
         if services.trainer {
-            let job = tidegate_trainer::run(
+            let job = Box::pin(tidegate_trainer::run(
                 config.trainer.clone(),
                 stream.clone(),
                 ledger.clone(),
@@ -194,7 +194,7 @@ impl Running {
                 config.data_dir.clone(),
                 config.device,
                 shutdown.clone(),
-            );
+            ));
             tasks.spawn(async move { ("trainer", job.await) });
         }
         if services.evaluator {
