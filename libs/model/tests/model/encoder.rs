@@ -179,7 +179,7 @@ fn what_is_wrong_with_an_encoders_files_is_named() {
             let architecture = pretrained.architecture(&wanted(24), &Upcycling::default())?;
             pretrained.weights::<CpuBackend>(&architecture, 2, 1, &Default::default())
         });
-        made.err().expect("it is wrong").to_string()
+        made.expect_err("it is wrong").to_string()
     };
     for missing in Pretrained::FILES {
         let mut files = tiny_files();
@@ -213,7 +213,7 @@ fn what_is_wrong_with_an_encoders_files_is_named() {
 fn what_does_not_fit_an_encoder_is_named() {
     let refused = |context: usize, upcycling: Upcycling| {
         let architecture = tiny().architecture(&wanted(context), &upcycling);
-        let error: ModelError = architecture.err().expect("it does not fit");
+        let error: ModelError = architecture.expect_err("it does not fit");
         error.to_string()
     };
     let none = Upcycling::default();
@@ -221,6 +221,6 @@ fn what_does_not_fit_an_encoder_is_named() {
     assert!(error.contains("`context` is 41") && error.contains("at most 40"), "{error}");
     assert!(refused(24, Upcycling { top_k: 2, ..none }).contains("`top_k`"));
     assert!(refused(24, Upcycling { dense_layers: 3, ..none }).contains("`dense_layers`"));
-    let error = tiny().tokenizer(2).err().expect("no room").to_string();
+    let error = tiny().tokenizer(2).expect_err("no room").to_string();
     assert!(error.contains("`context` is 2"), "{error}");
 }
