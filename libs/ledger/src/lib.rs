@@ -17,7 +17,7 @@
 //! let folder = tempfile::tempdir().unwrap();
 //! let ledger = Ledger::open(&LedgerConfig::default(), folder.path()).await?;
 //! let (job, kind) = (JobId::generate(), JobKind::ColdStart);
-//! let request = Fact::JobRequested { job: job.clone(), kind, reason: "first".into() };
+//! let request = Fact::job(job.clone(), kind, "first");
 //! ledger.decide(&Author::unfenced("operator:ana"), |_| Ok(Some(request.clone()))).await?;
 //! assert_eq!(ledger.state().await?.next_job().unwrap().job, job);
 //! assert!(ledger.verify().await?.faults.is_empty());
