@@ -19,7 +19,7 @@ pub struct SearchLog {
     pub learnt_from: usize,
     /// Examples that they were judged by.
     pub held_back: usize,
-    /// In the order they were drawn; the first is the recipe's own.
+    /// In the order they were drawn; the first is the recipe's own where that is within the bounds.
     pub candidates: Vec<Candidate>,
     /// Index of the one that won.
     pub winner: Option<usize>,

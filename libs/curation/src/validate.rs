@@ -1,7 +1,7 @@
 //! Decode and validate: bytes become an event or a label, or the reason why not.
 use chrono::{DateTime, TimeDelta, Utc};
-use tidegate_contracts::{ContentType, Event, EventError, LateLabel, proto};
-use tidegate_model::{ModelError, check_part};
+use tidegate_contracts::{ContentType, Event, EventError, LateLabel, Part, proto};
+use tidegate_model::check_part;
 
 use crate::{
     config::{StageName, ValidateConfig},
@@ -42,10 +42,21 @@ pub(crate) fn decode(raw: &Raw, side: Side) -> Result<(Body, bool), EventError> 
     }
 }
 
+/// Pictures and sounds of one event: each may take a tenth of a second to look at.
+const MOST_DECODED: usize = 16;
+
 /// Whether every part can be decoded: what no model could read would otherwise be found by each job
 /// anew.
-fn parts(event: &Event) -> Result<(), ModelError> {
-    event.parts.iter().enumerate().try_for_each(|(index, part)| check_part(index, part))
+fn parts(event: &Event) -> Result<(), String> {
+    let is_decoded = |part: &&Part| matches!(part, Part::Image(_) | Part::Audio(_));
+    let count = event.parts.iter().filter(is_decoded).count();
+    if count > MOST_DECODED {
+        return Err(format!(
+            "it has {count} pictures and sounds: at most {MOST_DECODED} are decoded"
+        ));
+    }
+    let check = |(index, part)| check_part(index, part).map_err(|error| error.to_string());
+    event.parts.iter().enumerate().try_for_each(check)
 }
 
 fn is_cloud_event(raw: &Raw) -> bool {
@@ -111,13 +122,12 @@ impl Stage for Validate {
             Body::Label(label) => label.time,
             Body::Undecoded(_) => record.raw.time,
         };
-        if let Body::Event(event) = &body
-            && let Err(error) = parts(event)
+        record.body = body;
+        if let Body::Event(event) = &record.body
+            && let Err(reason) = parts(event)
         {
-            let reason = error.to_string();
             return Outcome::Reject(record, Rejection { code: "undecodable_part", reason });
         }
-        record.body = body;
         if self.is_future(time, record.raw.time) {
             let reason = format!(
                 "its time {time} lies more than {} s after its record's, {} (is the producer's \

@@ -424,7 +424,9 @@ fn energy(check: &Check, evidence: &Evidence<'_>) -> Found {
 
 /// Joules of a training job and how they were found, from its manifest.
 fn trained(manifest: &Manifest) -> Option<(f64, &str)> {
-    let joules = manifest.metrics.get("energy_joules").copied().filter(|&joules| joules > 0.0)?;
+    let of = |name: &str| manifest.metrics.get(name).copied().filter(|&joules| joules > 0.0);
+    // The architecture's search is a part of what a cold start took.
+    let joules = of("energy_joules")? + of("search.joules").unwrap_or_default();
     let prefix = "energy_method.";
     let method = manifest.metrics.keys().find_map(|name| name.strip_prefix(prefix))?;
     (method != EnergyMethod::None.as_str()).then_some((joules, method))

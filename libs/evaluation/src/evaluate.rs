@@ -4,7 +4,7 @@ use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, time::Instant};
 use chrono::Utc;
 use tidegate_contracts::{
     ArtifactHash, CODE_VERSION, CheckResult, CheckState, DataEvidence, EnergyEvidence,
-    GenerationId, Golden, JobId, JobKind, Outcome, Severity, SuiteRef, Verdict, Window,
+    GenerationId, Golden, JobId, JobKind, Outcome, Part, Severity, SuiteRef, Verdict, Window,
 };
 use tidegate_model::Input;
 use tidegate_telemetry::energy::{Energy, EnergyMeter, carbon};
@@ -197,9 +197,11 @@ fn reasons(checks: &[CheckResult], outcome: Outcome) -> Vec<String> {
 fn golden(of: &Evaluation<'_>) -> Result<Vec<Golden>, EvaluationError> {
     let step = of.examples.len().div_ceil(GOLDEN).max(1);
     // What a bound leaves nothing of, or that the candidate does not read, it cannot repeat.
+    let blank = |part: &Part| matches!(part, Part::Text(text) if text.trim().is_empty());
     let readable = |input: &Input| {
-        let blank = input.is_text() && input.texts().is_empty();
-        !blank && of.candidate.predictor.reads(input)
+        !input.parts.is_empty()
+            && !input.parts.iter().any(blank)
+            && of.candidate.predictor.reads(input)
     };
     let inputs: Vec<Input> = of
         .examples

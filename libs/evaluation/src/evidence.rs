@@ -45,8 +45,13 @@ impl Predictor for Model {
         Self::labels(self)
     }
 
+    /// Of an input that cannot be read, every class is as likely.
     fn predict(&self, inputs: &[Input]) -> Result<Vec<Scores>, ModelError> {
-        Self::predict(self, inputs)
+        let answer = |answer| match answer {
+            Err(ref error) if ModelError::is_of_input(error) => Ok(no_idea(self)),
+            other => other,
+        };
+        self.predict_each(inputs).into_iter().map(answer).collect()
     }
 
     fn reads(&self, input: &Input) -> bool {

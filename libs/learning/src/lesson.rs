@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tidegate_contracts::{Class, Domain, FeatureValue, JobKind, Part};
+use tidegate_contracts::{Class, Domain, EventId, FeatureValue, JobKind, Part};
 use tidegate_model::{
     ARCHITECTURE, Architecture, FEATURE_SCALES, Features, Featurizer, Input, LABELS, Modality,
     ModelError, Pretrained, Scales, TOKENIZER, Task, Tokenizer,
@@ -101,8 +101,10 @@ impl Lesson {
         let (featurizer, pretrained, added) = match champion {
             Some(files) => {
                 let mut featurizer = read_featurizer(files, &learnt)?;
+                let is_transfer = job.kind == JobKind::Transfer;
+                let name = if is_transfer { "transfer.method" } else { "method" };
                 let expansion = &job.recipe.method(job.kind).expansion;
-                let (architecture, added) = expansion.of(featurizer.architecture)?;
+                let (architecture, added) = expansion.of(featurizer.architecture, name)?;
                 featurizer.architecture = architecture;
                 (featurizer, None, added)
             }
@@ -115,8 +117,11 @@ impl Lesson {
         if task == Task::NextToken {
             refuse_what_needs_classes(job)?;
         }
-        let Window { examples: learnt, features, unread } =
+        let Window { examples: learnt, features, unread, first } =
             Window::read(job, &featurizer, &learnt)?;
+        if let (true, Some((id, error))) = (learnt.is_empty(), first) {
+            return Err(LearningError::Unread { examples: unread, id, source: error });
+        }
         let held = Window::read(job, &featurizer, &held)?;
         let learnt = &learnt[..];
         let all: Vec<&Example> = learnt.iter().chain(&held.examples).copied().collect();
@@ -375,6 +380,8 @@ struct Window<'a> {
     examples: Vec<&'a Example>,
     features: Vec<Features>,
     unread: usize,
+    /// The first of those, and why.
+    first: Option<(EventId, ModelError)>,
 }
 
 impl<'a> Window<'a> {
@@ -385,8 +392,8 @@ impl<'a> Window<'a> {
         featurizer: &Featurizer,
         newest: &'a [Example],
     ) -> Result<Self, LearningError> {
-        let mut window = Self { examples: Vec::new(), features: Vec::new(), unread: 0 };
-        let mut first = None;
+        let mut window =
+            Self { examples: Vec::new(), features: Vec::new(), unread: 0, first: None };
         let inputs: Vec<&Input> = newest.iter().map(|example| &example.input).collect();
         for (example, features) in newest.iter().zip(featurizer.features_each(&inputs)) {
             match features {
@@ -394,18 +401,15 @@ impl<'a> Window<'a> {
                     window.examples.push(example);
                     window.features.push(features);
                 }
-                Err(error @ (ModelError::BadPart { .. } | ModelError::NothingToRead { .. })) => {
+                Err(error) if error.is_of_input() => {
                     window.unread += 1;
-                    first.get_or_insert((example.id.clone(), error));
+                    window.first.get_or_insert_with(|| (example.id.clone(), error));
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        if let Some((id, error)) = first {
+        if let Some((id, error)) = &window.first {
             let unread = window.unread;
-            if window.examples.is_empty() {
-                return Err(LearningError::Unread { examples: unread, id, source: error });
-            }
             tracing::warn!(job = %job.id, unread, %id, %error, "examples cannot be read");
         }
         Ok(window)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use common::{cold_start, examples, hot_update, published, trained};
 use safetensors::SafeTensors;
-use tidegate_learning::{Example, Expansion, Job, OPTIMIZER, Train, Trained, plan};
+use tidegate_learning::{Compute, Example, Expansion, Job, OPTIMIZER, Train, Trained, plan};
 use tidegate_ledger::Verified;
 use tidegate_model::{
     ARCHITECTURE, Affinity, Architecture, Device, Input, Model, WEIGHTS, from_le_bytes,
@@ -126,6 +126,30 @@ fn old_experts_keep_their_bits_and_new_ones_learn() {
 }
 
 #[test]
+fn new_experts_are_opened_in_steps_of_the_wide_path_alone_and_in_those_left_out_too() {
+    let (start, _) = champion(1);
+    let biases = |change: &dyn Fn(&mut Job)| {
+        let mut job = update("second", &start, Train::FrozenExperts);
+        job.recipe.balancing.step = 0.0;
+        change(&mut job);
+        let second = trained(&job, &turned(60)).unwrap();
+        let biases = tensor(&second.files, "blocks.0.mixture.bias")[4..].to_vec();
+        (biases, second.metrics["skipped_steps"])
+    };
+    let (open, _) = biases(&|_| {});
+    let (wide, _) = biases(&|job| job.recipe.hot_update.deep_every = 3);
+    // So much loss that the first scaled gradients overflow.
+    let (half, skipped) = biases(&|job| {
+        job.recipe.precision.compute = Compute::F16;
+        job.recipe.hot_update.deep_loss = 100.0;
+    });
+    assert!(skipped > 0.0);
+    for found in [&wide, &half] {
+        assert!(apart(found, &open) < 1e-3, "{found:?} {open:?}");
+    }
+}
+
+#[test]
 fn optimiser_state_goes_on_where_nothing_has_grown_and_the_share_is_that_of_the_new() {
     let (start, first) = champion(1);
     let job = update("second", &start, Train::FrozenExperts);
@@ -178,7 +202,10 @@ fn what_cannot_be_grown_is_refused_by_name() {
 
     job.recipe.method.expansion = Expansion { experts: 6, most: 4, ..Expansion::default() };
     let error = trained(&job, &turned(60)).unwrap_err().to_string();
-    assert!(error.contains("`expansion.experts`") && error.contains("expansion.most"), "{error}");
+    assert!(
+        error.contains("`method.expansion.experts`") && error.contains("expansion.most"),
+        "{error}"
+    );
 
     let mut first = cold_start("first");
     first.recipe.architecture.affinity = Affinity::Softmax;

@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     Model, ModelError, Task,
@@ -12,8 +12,7 @@ use crate::{
 };
 
 /// How tokens are chosen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// Tokens at most.
     pub max_tokens: usize,
@@ -58,7 +57,7 @@ impl Sampling {
         Ok(())
     }
 
-    /// A token by its logits; those from `end` on are tokens of no text, but for the last, which
+    /// A token by its logits; those from `known` on are tokens of no text, but for the last, which
     /// ends one.
     fn choose(&self, logits: &[f32], known: usize, rng: &mut ChaCha8Rng) -> u32 {
         let last = logits.len() - 1;
@@ -99,7 +98,7 @@ impl Sampling {
 }
 
 /// Why a text ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
     /// The model says that it is over.
@@ -147,7 +146,10 @@ impl Model {
         sampling.validate()?;
         let (architecture, tokenizer) = (self.architecture(), self.tokenizer());
         let tokens = tokenizer.encode(prompt)?;
-        let room = architecture.context.saturating_sub(1);
+        // Prompt and answer share the context: of a long prompt the end is read, so that there is room
+        // for what is asked for, or for half of the context.
+        let wanted = sampling.max_tokens.clamp(1, (architecture.context / 2).max(1));
+        let room = architecture.context.saturating_sub(wanted);
         let from = tokens.len().saturating_sub(room);
         let mut next = Vec::with_capacity(tokens.len() - from + 1);
         if from == 0 || room == 0 {

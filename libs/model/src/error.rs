@@ -126,3 +126,11 @@ pub enum ModelError {
         reason: String,
     },
 }
+
+impl ModelError {
+    /// Whether the input is to blame, and not the model.
+    #[must_use]
+    pub fn is_of_input(&self) -> bool {
+        matches!(self, Self::BadPart { .. } | Self::NothingToRead { .. })
+    }
+}

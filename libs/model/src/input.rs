@@ -5,6 +5,9 @@ use tidegate_contracts::{Event, FeatureValue, Golden, Part};
 
 use crate::front_ends;
 
+/// Parts that [`Input::bounded`] keeps at most.
+const MOST_PARTS: usize = 16;
+
 /// The parts of one event, in its order. Never its groups or its label.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Input {
@@ -72,13 +75,20 @@ impl Input {
         let Some(first) = self.parts.iter().position(|part| matches!(part, Part::Text(_))) else {
             return self.clone();
         };
-        let text = change(&self.texts());
+        let mut text = change(&self.texts());
         let kept = self.parts.iter().enumerate();
         let parts = kept.filter_map(|(at, part)| match part {
-            Part::Text(_) => (at == first).then(|| Part::Text(text.clone())),
+            Part::Text(_) => (at == first).then(|| Part::Text(std::mem::take(&mut text))),
             other => Some(other.clone()),
         });
         Self { parts: parts.collect() }
+    }
+
+    /// Tabular features of all its parts.
+    #[must_use]
+    pub fn features(&self) -> usize {
+        let of = |part: &Part| if let Part::Features(values) = part { values.len() } else { 0 };
+        self.parts.iter().map(of).sum()
     }
 
     /// Bytes of its parts, about: what it takes in a queue.
@@ -131,11 +141,11 @@ impl Input {
 
     /// The same within bounds: its text cut to `text_bytes`, pictures and sounds of more than
     /// `part_bytes` made small enough (a picture by its size, a sound by its rate and length). Parts
-    /// that cannot be read are left out.
+    /// that cannot be read or made so small are left out, and so is what comes behind 16 parts.
     #[must_use]
     pub fn bounded(&self, text_bytes: usize, part_bytes: usize) -> Self {
         let cut = |text: &str| text[..text.floor_char_boundary(text_bytes)].to_owned();
-        let parts = self.with_text(cut).parts.into_iter();
+        let parts = self.with_text(cut).parts.into_iter().take(MOST_PARTS);
         Self { parts: parts.filter_map(|part| front_ends::bounded(part, part_bytes)).collect() }
     }
 }

@@ -57,7 +57,8 @@ pub use device::{CpuBackend, Device};
 pub use error::ModelError;
 pub use form::{BlockForm, FeedForward, NormForm, Placement, Positions};
 pub use front_ends::{
-    AudioShape, FeatureShape, ImageShape, Modality, Patches, Rows, Scales, check_part,
+    AudioShape, FeatureShape, ImageShape, MOST_FEATURES, Modality, Patches, Rows, Scales,
+    check_part,
 };
 pub use inference::{
     ADAPTER_WEIGHTS, ADAPTERS, ARCHITECTURE, FEATURE_SCALES, LABELS, Model, Scores, Surprise,
@@ -67,7 +68,7 @@ pub use input::Input;
 pub use network::{Adapters, Cache, ExpertLoad, Grown, Network, Output, Routed, RouterTraining};
 pub use ops::{AdamW, Compared, Kernels, Learns, PortableBackend, operators_beside_cpu};
 pub use precision::{Compute, E4M3, E5M2, Fp8Backend, Fp8Matrix, Tile, fp8_matmul, fp8_round};
-pub use pretrained::{Encoder, Pretrained, TokenEmbeddings, Upcycling};
+pub use pretrained::{Pretrained, Upcycling};
 pub use text::{Features, Featurizer, Tokenizer};
 pub use threads::{in_background, in_haste};
 pub use weights::Weights;

@@ -3,24 +3,18 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Adapters, Affinity, Architecture, Batch, BlockForm, CpuBackend, FeedForward, Kernels,
-    ModelError, Network, NormForm, Placement, Positions, Task, Tokenizer, Weights, WideTable,
-    inference::unit,
+    Adapters, Affinity, Architecture, BlockForm, FeedForward, Kernels, ModelError, Network,
+    NormForm, Placement, Positions, Task, Tokenizer, Weights, WideTable,
     network::{Random, Source, Start},
-    threads::on_all_cores,
     weights::File,
 };
 
 const CONFIG: &str = "config.json";
 const MODEL: &str = "model.safetensors";
 const TOKENIZER: &str = "tokenizer.json";
-
-/// Texts that go through an encoder at a time.
-const CHUNK: usize = 16;
 
 /// How a dense encoder becomes a mixture of experts (sparse upcycling, Komatsuzaki et al. 2022,
 /// arXiv 2212.05055). Each expert starts as a copy of the layer's feed-forward, and a token's
@@ -293,87 +287,4 @@ fn place(part: &str) -> Option<Place> {
         "mixture_norm.bias" => Place::Row("output.LayerNorm.bias"),
         _ => return None,
     })
-}
-
-/// A pretrained encoder as it is, for who wants embeddings and no classes. Cheap to share, on the
-/// CPU.
-#[derive(Debug)]
-pub struct Encoder {
-    network: Network<CpuBackend>,
-    tokenizer: Tokenizer,
-}
-
-/// A text's tokens, each with its final hidden state.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TokenEmbeddings {
-    /// Their ids, those that mark the text's ends included.
-    pub tokens: Vec<u32>,
-    /// `[tokens, d_model]`, row by row.
-    pub embeddings: Vec<f32>,
-}
-
-impl Encoder {
-    /// Of texts of at most `context` tokens; what follows is not read.
-    ///
-    /// # Errors
-    /// [`ModelError`] names what in the files is wrong, or a context that is longer than the
-    /// encoder's.
-    pub fn new(pretrained: &Pretrained, context: usize) -> Result<Self, ModelError> {
-        let wanted = Architecture { context, wide_buckets: 1, ..Architecture::default() };
-        let architecture = pretrained.architecture(&wanted, &Upcycling::default())?;
-        let weights = pretrained.weights(&architecture, 1, 0, &Default::default())?;
-        Ok(Self { network: weights.network, tokenizer: pretrained.tokenizer(context)? })
-    }
-
-    /// Each text's tokens and their final hidden states.
-    ///
-    /// # Errors
-    /// [`ModelError::Tokenizer`].
-    pub fn tokens(&self, texts: &[&str]) -> Result<Vec<TokenEmbeddings>, ModelError> {
-        self.each(texts, |batch, texts| {
-            let states = values(self.network.hidden(batch));
-            let width = states.len() / batch.rows();
-            let mut rest = &states[..];
-            let own = |tokens: &Vec<u32>| {
-                let (own, after) = rest.split_at(tokens.len().max(1) * width);
-                rest = after;
-                TokenEmbeddings { tokens: tokens.clone(), embeddings: own.to_vec() }
-            };
-            texts.iter().map(own).collect()
-        })
-    }
-
-    /// Each text's embedding, `[d_model]`: the mean of its tokens' final hidden states, of length 1.
-    ///
-    /// # Errors
-    /// [`ModelError::Tokenizer`].
-    pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, ModelError> {
-        self.each(texts, |batch, texts| {
-            let pooled = values(self.network.pooled(batch));
-            pooled.chunks_exact(pooled.len() / texts.len()).map(unit).collect()
-        })
-    }
-
-    fn each<T: Send>(
-        &self,
-        texts: &[&str],
-        work: impl Fn(&Batch<CpuBackend>, &[Vec<u32>]) -> Vec<T> + Sync,
-    ) -> Result<Vec<T>, ModelError> {
-        on_all_cores(|| {
-            let of_chunk = |texts: &[&str]| {
-                let tokens = texts.iter().map(|text| self.tokenizer.encode(text));
-                let tokens = tokens.collect::<Result<Vec<_>, _>>()?;
-                let batch = Batch::of_tokens(tokens.iter().map(|t| &t[..]), &Default::default());
-                Ok(work(&batch, &tokens))
-            };
-            let all: Result<Vec<Vec<T>>, ModelError> =
-                texts.par_chunks(CHUNK).map(of_chunk).collect();
-            Ok(all?.into_iter().flatten().collect())
-        })
-    }
-}
-
-fn values<const D: usize>(tensor: burn::tensor::Tensor<CpuBackend, D>) -> Vec<f32> {
-    let data = tensor.into_data().convert::<f32>();
-    data.into_vec().expect("converted to f32 in the line above")
 }

@@ -81,8 +81,8 @@ impl Desk {
     pub(crate) async fn generation(&self, id: &str) -> Answer<v1::Generation> {
         let state = self.ledger.state().await?;
         let one = find::generation(&state, id)?;
-        let mut generation = self.described(one).await;
         let manifest = self.manifest(one).await;
+        let mut generation = described(one, manifest.as_ref());
         let log = match &manifest {
             Some(manifest) => self.search(one, manifest).await,
             None => None,
@@ -199,12 +199,7 @@ impl Desk {
 
     /// A generation with what its manifest says, as far as that can be read.
     pub(crate) async fn described(&self, one: &GenerationRecord) -> v1::Generation {
-        let mut generation = view::generation(one);
-        if let Some(manifest) = self.manifest(one).await {
-            generation.labels = manifest.labels.iter().map(ToString::to_string).collect();
-            generation.manifest_json = String::from_utf8_lossy(&manifest.to_bytes()).into_owned();
-        }
-        generation
+        described(one, self.manifest(one).await.as_ref())
     }
 
     async fn described_if(&self, one: Option<&GenerationRecord>) -> Option<v1::Generation> {
@@ -213,6 +208,15 @@ impl Desk {
             None => None,
         }
     }
+}
+
+fn described(one: &GenerationRecord, manifest: Option<&Manifest>) -> v1::Generation {
+    let mut generation = view::generation(one);
+    if let Some(manifest) = manifest {
+        generation.labels = manifest.labels.iter().map(ToString::to_string).collect();
+        generation.manifest_json = String::from_utf8_lossy(&manifest.to_bytes()).into_owned();
+    }
+    generation
 }
 
 fn json(document: &Verdict) -> Answer<String> {

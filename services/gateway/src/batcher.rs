@@ -48,11 +48,9 @@ impl Forward for Model {
 
     fn forward(&self, inputs: &[Input]) -> Result<Vec<Result<Scores, String>>, String> {
         // What the input is not to blame for is the model's failure.
-        let answer = |answer| match answer {
+        let answer = |answer: Result<Scores, ModelError>| match answer {
             Ok(scores) => Ok(Ok(scores)),
-            Err(error @ (ModelError::BadPart { .. } | ModelError::NothingToRead { .. })) => {
-                Ok(Err(error.to_string()))
-            }
+            Err(error) if error.is_of_input() => Ok(Err(error.to_string())),
             Err(error) => Err(error.to_string()),
         };
         self.predict_each(inputs).into_iter().map(answer).collect()

@@ -7,7 +7,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use tidegate_contracts::{AccessError, ListenConfig, Part, Role};
-use tidegate_model::{Input, Scores};
+use tidegate_model::{Input, MOST_FEATURES, Scores};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -133,10 +133,16 @@ impl Front {
                 return Err(Refused::Invalid(reason));
             }
         }
+        let features = question.inputs.iter().map(|input| input.features());
+        if let Some(count) = features.filter(|&count| count > MOST_FEATURES).max() {
+            let reason = format!("an input has {count} features: at most {MOST_FEATURES} are read");
+            return Err(Refused::Invalid(reason));
+        }
         let noted = self.publisher.note(&question.request, &question.inputs);
-        self.remember(&question.inputs[0]);
+        let first = self.worth_remembering(&question.inputs[0]);
         let submitted = served.batcher.submit(question.inputs, question.deadline, question.embeds);
         let Answers { scores, embeddings } = submitted.await?;
+        self.remember(first);
         let asked = Asked {
             request: &question.request,
             event: question.event.as_deref(),
@@ -147,18 +153,20 @@ impl Front {
         Ok(Answer { served, scores, embeddings })
     }
 
-    /// Keeps an input to warm with. Skipped when another request does the same right now.
-    fn remember(&self, input: &Input) {
-        if !input.is_text() && input.bytes() > RECENT_BYTES {
-            return;
-        }
-        if let Ok(mut recent) = self.recent.try_lock() {
+    /// What of an input is kept to warm with.
+    fn worth_remembering(&self, input: &Input) -> Option<Input> {
+        let fits = input.is_text() || input.bytes() <= RECENT_BYTES;
+        let cut = |text: &str| text[..text.floor_char_boundary(RECENT_BYTES)].to_owned();
+        fits.then(|| input.with_text(cut))
+    }
+
+    /// Keeps one that was answered. Skipped when another request does the same right now.
+    fn remember(&self, input: Option<Input>) {
+        if let (Some(input), Ok(mut recent)) = (input, self.recent.try_lock()) {
             if recent.len() == RECENT {
                 recent.pop_front();
             }
-            recent.push_back(
-                input.with_text(|text| text[..text.floor_char_boundary(RECENT_BYTES)].to_owned()),
-            );
+            recent.push_back(input);
         }
     }
 

@@ -100,7 +100,7 @@ fn build(
     compare(&model, golden)?;
     let compare_ms = began.elapsed().as_millis();
     let began = Instant::now();
-    warm(&model, golden, recent, max_batch);
+    warm(&model, golden, recent, max_batch)?;
     let warm_ms = began.elapsed().as_millis();
     let generation = manifest.id().short();
     tracing::debug!(generation, build_ms, compare_ms, warm_ms, "built, compared and warmed");
@@ -122,21 +122,31 @@ fn compare(model: &Model, golden: &[Golden]) -> Result<(), PrepareError> {
     Ok(())
 }
 
-/// First answers touch every page and kernel: no client waits for that.
-fn warm(model: &Model, golden: &[Golden], recent: Vec<Input>, max_batch: usize) {
+/// First answers touch every page and kernel: no client waits for that. One that came lately may be
+/// one that cannot be read; a model that fails at any other does not serve.
+fn warm(
+    model: &Model,
+    golden: &[Golden],
+    recent: Vec<Input>,
+    max_batch: usize,
+) -> Result<(), PrepareError> {
     let golden = golden.iter().map(Input::from_golden);
     let mut inputs: Vec<Input> =
         recent.into_iter().chain(golden).filter(|input| model.reads(input)).collect();
     if inputs.is_empty() {
         inputs.push(Input::text("the first text"));
     }
+    let answered = |inputs: &[Input]| {
+        let failed = model.predict_each(inputs).into_iter().filter_map(Result::err);
+        failed.filter(|error| !error.is_of_input()).map(Err).next().unwrap_or(Ok(()))
+    };
     // One text; then as many as batches have, as far as time allows.
     let began = Instant::now();
-    // One that came lately may be one that cannot be read.
-    drop(model.predict_each(&inputs[..1]));
+    answered(&inputs[..1])?;
     let in_time = WARMING.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-6);
     inputs.truncate(max_batch.min(in_time as usize));
     if inputs.len() > 1 {
-        drop(model.predict_each(&inputs));
+        answered(&inputs)?;
     }
+    Ok(())
 }

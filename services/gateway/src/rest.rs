@@ -261,7 +261,7 @@ fn inputs(request: InferRequest) -> Result<Vec<tidegate_model::Input>, Refused> 
     rows(read)
 }
 
-/// Pictures and sounds come as base64, as bytes do in the JSON form of an event.
+/// Pictures and sounds come as base64 of the standard alphabet, with padding.
 fn bytes(column: Column, row: usize, text: String) -> Result<Vec<u8>, Refused> {
     match column {
         Column::Text | Column::Features => Ok(text.into_bytes()),

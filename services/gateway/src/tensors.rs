@@ -17,7 +17,7 @@ pub(crate) enum Output {
     Label,
     Probabilities,
     Generation,
-    /// Of the text's final hidden states; given to who names it.
+    /// Of the input's final hidden states; given to who names it.
     Embedding,
 }
 

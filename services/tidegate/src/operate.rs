@@ -94,9 +94,9 @@ pub(crate) async fn run(global: &Global, command: Command) -> anyhow::Result<Exi
         Command::Generations { id: Some(id) } => {
             let one = client.get_generation(v1::GetGenerationRequest { id }).await?.into_inner();
             print_fields(format, &one, &generation_fields(&one))?;
-            if format == Format::Table
-                && let Ok(log) = serde_json::from_str::<SearchLog>(&one.search_json)
-            {
+            if format == Format::Table && !one.search_json.is_empty() {
+                let log: SearchLog =
+                    serde_json::from_str(&one.search_json).context("search_json")?;
                 search_log(&log)?;
             }
         }

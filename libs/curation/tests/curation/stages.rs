@@ -136,6 +136,26 @@ fn a_part_that_cannot_be_decoded_is_rejected_by_its_name() {
         assert_eq!((result.stage, result.code), (StageName::Validate, "undecodable_part"));
         assert!(result.reason.contains(&format!("`parts[0].{kind}`")), "{}", result.reason);
     }
+    // Its label, whichever comes first, does not wait for it.
+    assert_eq!(rejected(pipeline.apply(label(0, "1", "x"))).code, "event_rejected");
+    pipeline.apply(label(1, "3", "x"));
+    let emits = pipeline.apply(part(3, "image", &BLACK[..60], ""));
+    let [event, label] = <[_; 2]>::try_from(emits).unwrap();
+    assert_eq!(rejected(vec![event]).code, "undecodable_part");
+    assert_eq!(rejected(vec![label]).code, "event_rejected");
+}
+
+#[test]
+fn so_many_pictures_that_looking_at_them_would_hold_up_the_stream_are_rejected_unseen() {
+    let mut pipeline = pipeline();
+    let pictures = |count: usize| {
+        let parts = vec![format!(r#"{{"image":"{BLACK}"}}"#); count].join(",");
+        let value = format!(r#"{{"id":"{count}","label":"x","parts":[{parts}]}}"#);
+        Incoming::Event(raw("events", count as i64, count as i64, value))
+    };
+    curated(pipeline.apply(pictures(16)));
+    let result = rejected(pipeline.apply(pictures(17)));
+    assert!(result.reason.contains("17 pictures and sounds: at most 16"), "{}", result.reason);
 }
 
 #[test]

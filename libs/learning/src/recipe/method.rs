@@ -46,36 +46,40 @@ impl Default for Expansion {
 }
 
 impl Expansion {
-    /// The network that a job makes of a champion's, and how many experts it adds to a layer.
+    /// The network that a job makes of a champion's, and how many experts it adds to a layer. `name`:
+    /// of the method that this is a part of.
     pub(crate) fn of(
         &self,
         champion: Architecture,
+        name: &str,
     ) -> Result<(Architecture, usize), LearningError> {
+        let wrong = |need| LearningError::Recipe {
+            field: format!("{name}.expansion.experts"),
+            value: self.experts.to_string(),
+            need,
+        };
+        if self.experts > 0 && !self.experts.is_multiple_of(champion.expert_groups) {
+            return Err(wrong("a multiple of the champion's `expert_groups` is needed"));
+        }
         let added = if champion.experts + self.experts > self.most { 0 } else { self.experts };
         if self.experts > champion.experts + added {
-            return Err(LearningError::Recipe {
-                field: "expansion.experts".to_owned(),
-                value: self.experts.to_string(),
-                need: "the champion has fewer experts, and `expansion.most` lets none be added",
-            });
+            return Err(wrong(
+                "the champion has fewer experts, and `expansion.most` lets none be added",
+            ));
         }
         if added == 0 {
             return Ok((champion, 0));
         }
         if champion.dense_layers == champion.layers {
-            return Err(LearningError::Recipe {
-                field: "expansion.experts".to_owned(),
-                value: self.experts.to_string(),
-                need: "every layer of the champion is dense, and none has experts to add to",
-            });
+            return Err(wrong(
+                "every layer of the champion is dense, and none has experts to add to",
+            ));
         }
         if champion.affinity != Affinity::Sigmoid {
-            return Err(LearningError::Recipe {
-                field: "expansion.experts".to_owned(),
-                value: self.experts.to_string(),
-                need: "experts are added to a router of sigmoid affinities only: with softmax each \
-                       new one takes its part of the others'",
-            });
+            return Err(wrong(
+                "experts are added to a router of sigmoid affinities only: with softmax each new one \
+                 takes its part of the others'",
+            ));
         }
         Ok((champion.with_experts(added)?, added))
     }

@@ -290,8 +290,10 @@ impl<'a> Reader<'a> {
             return Ok(Input::text(text));
         }
         let mut parts = Vec::new();
-        if self.array()? == [1] {
-            parts.push(Part::Text(text));
+        match self.array()? {
+            [0] => {}
+            [1] => parts.push(Part::Text(text)),
+            _ => return Err(bad("a text that is neither there nor not")),
         }
         for _ in 0..self.u32()? {
             parts.push(match self.array()? {

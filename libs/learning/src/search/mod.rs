@@ -109,11 +109,10 @@ pub(crate) fn run<B: Trains>(
     base.recipe.search.candidates = 0;
     let course = &mut base.recipe.cold_start;
     (course.epochs, course.max_seconds, course.max_joules) = (ENDLESS, UNBOUND, 0.0);
-    // Rates are annealed to the end of the last rung.
-    let last = search.trained_rungs(search.candidates).saturating_sub(1);
-    course.max_steps = search.steps_after(last);
     let mut lesson = Lesson::prepare(&base, &learnt, None)?;
-    lesson.steps = search.steps_after(last);
+    // What is learnt may be of fewer classes, where parts cannot be read.
+    let held: Vec<Example> =
+        held.into_iter().filter(|example| lesson.labels.contains(&example.label)).collect();
     let held = lesson.features_of(&base, &held)?;
     if held.is_empty() {
         let reason = "the window is too small to hold any example back: wait for more labels, or \
@@ -124,6 +123,10 @@ pub(crate) fn run<B: Trains>(
     let architecture = lesson.featurizer.architecture.clone();
     let recipe = Recipe { architecture, ..job.recipe.clone() };
     let architectures = candidates(&recipe, lesson.labels.len())?;
+    // Rates are annealed to the end of the last rung.
+    let last = search.trained_rungs(architectures.len()).saturating_sub(1);
+    lesson.steps = search.steps_after(last);
+    base.recipe.cold_start.max_steps = lesson.steps;
     let dir = checkpoints.of_search(&job.id)?;
     let fingerprint = fingerprint(job, examples);
     let state = match State::read(&dir, fingerprint) {
@@ -206,11 +209,16 @@ impl<B: Trains> Halving<B> {
                     }
                 }
                 self.state.write(&self.dir)?;
-                observer.search(&self.progress(rung, at, 0));
+                observer.search(&self.progress(rung, at));
             }
             self.halve(rung)?;
         }
         self.end()
+    }
+
+    /// The job of a candidate.
+    fn id(&self, at: usize) -> JobId {
+        JobId::new(format!("{}/candidate-{at}", self.base.id))
     }
 
     /// Those that are not dropped.
@@ -228,7 +236,7 @@ impl<B: Trains> Halving<B> {
         cancel: &CancellationToken,
     ) -> Result<Ended, LearningError> {
         let mut job = self.base.clone();
-        job.id = JobId::new(format!("{}/candidate-{at}", self.base.id));
+        job.id = self.id(at);
         job.recipe.architecture = self.architectures[at].clone();
         self.lesson.featurizer.architecture = self.architectures[at].clone();
         let resumed = self.dir.newest(&job, &self.learnt);
@@ -242,7 +250,7 @@ impl<B: Trains> Halving<B> {
         let before = self.search.steps_after(rung) - stretch(&self.search, rung);
         let mut relay = Relay {
             observer,
-            progress: self.progress(rung, at, 0),
+            progress: self.progress(rung, at),
             before,
             bound,
             so_far: session.seconds(),
@@ -295,10 +303,12 @@ impl<B: Trains> Halving<B> {
                 (at, what)
             })
             .collect();
-        for (at, why) in dropped {
-            self.state.log.candidates[at].dropped = Some(why);
+        for (at, why) in &dropped {
+            self.state.log.candidates[*at].dropped = Some(why.clone());
         }
-        self.state.write(&self.dir)
+        self.state.write(&self.dir)?;
+        // On record as dropped: nobody goes on from there.
+        dropped.iter().try_for_each(|(at, _)| self.dir.clear(&self.id(*at)))
     }
 
     /// Names the winner.
@@ -307,7 +317,7 @@ impl<B: Trains> Halving<B> {
         let rungs = |at: &usize| self.state.log.candidates[*at].scores.len();
         let furthest = alive.iter().map(rungs).max().unwrap_or_default();
         let furthest: Vec<usize> = alive.into_iter().filter(|at| rungs(at) == furthest).collect();
-        // With nothing judged the recipe's own wins.
+        // With nothing judged the first wins.
         let judged = furthest.iter().any(|at| rungs(at) > 0);
         let order = if judged { self.ranked(furthest) } else { furthest };
         let winner = order.first().copied();
@@ -329,14 +339,13 @@ impl<B: Trains> Halving<B> {
         ranked(scored.collect(), self.search.tie)
     }
 
-    /// `more`: steps of the candidate in this rung that are not judged yet.
-    fn progress(&self, rung: usize, at: usize, more: u64) -> SearchProgress<'_> {
+    fn progress(&self, rung: usize, at: usize) -> SearchProgress<'_> {
         let log = &self.state.log;
         let judged = log.candidates.iter().flat_map(|one| one.scores.last());
         SearchProgress {
             rung: rung + 1,
             candidate: at,
-            step: judged.map(|score| score.steps).sum::<u64>() + more,
+            step: judged.map(|score| score.steps).sum(),
             steps: steps(&self.search, self.architectures.len()),
             log,
         }

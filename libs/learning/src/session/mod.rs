@@ -202,7 +202,21 @@ impl<B: Trains> Session<'_, B> {
         } else {
             self.learn_wide(step)?;
         }
+        self.open_experts();
         Ok(self.load_max)
+    }
+
+    /// Raises the routing biases of new experts to where tokens are sent to them, a part in each step
+    /// of the rates' rise, whatever else the step did.
+    fn open_experts(&mut self) {
+        let opening = rise(self.lesson.steps, &self.course).max(1.0);
+        let opens = (self.position.step as f64) < opening && self.course.deep_rate > 0.0;
+        if let Some(by) = self.opens_by.filter(|_| opens) {
+            let new: Vec<usize> =
+                self.lesson.featurizer.architecture.new_experts(self.lesson.added).collect();
+            let network = self.weights.network.clone();
+            self.weights.network = network.open_experts(&new, by / opening as f32);
+        }
     }
 
     /// One step of the wide path alone.
@@ -339,30 +353,16 @@ impl<B: Trains> Session<'_, B> {
         Ok(())
     }
 
-    /// Moves the routing biases after a step: towards an even load, and those of new experts to
-    /// where tokens are sent to them.
-    fn balanced(
-        &self,
-        mut network: Network<B>,
-        loads: Vec<ExpertLoad>,
-        annealed: f64,
-    ) -> Network<B> {
+    /// Moves the routing biases towards an even load.
+    fn balanced(&self, network: Network<B>, loads: Vec<ExpertLoad>, annealed: f64) -> Network<B> {
         let step = (self.job.recipe.balancing.step * annealed) as f32;
-        if self.method.train.balances() {
-            network = match &self.kept {
-                Some(kept) if self.method.train == Train::NewExperts => {
-                    network.balance_where(&loads, step, |at| kept.learns(at))
-                }
-                _ => network.balance(&loads, step),
-            };
+        match &self.kept {
+            _ if !self.method.train.balances() => network,
+            Some(kept) if self.method.train == Train::NewExperts => {
+                network.balance_where(&loads, step, |at| kept.learns(at))
+            }
+            _ => network.balance(&loads, step),
         }
-        let opening = rise(self.lesson.steps, &self.course).max(1.0);
-        if let Some(by) = self.opens_by.filter(|_| (self.position.step as f64) < opening) {
-            let new: Vec<usize> =
-                self.lesson.featurizer.architecture.new_experts(self.lesson.added).collect();
-            network = network.open_experts(&new, by / opening as f32);
-        }
-        network
     }
 
     /// Whether the gradients of a step are not finite because the loss is scaled too far.

@@ -10,7 +10,7 @@ use super::{
     start::{Start, champion as read_champion, file},
 };
 use crate::{
-    Course, DIAGNOSIS, FISHER, Job, LearningError, Method, OPTIMIZER, Train, Trains,
+    Course, DIAGNOSIS, Expansion, FISHER, Job, LearningError, Method, OPTIMIZER, Train, Trains,
     anchor::Anchor,
     checkpoint::{Checkpoint, Position},
     diagnosis::Diagnosis,
@@ -35,7 +35,11 @@ impl<'a, B: Trains> Session<'a, B> {
         // From scratch everything has to be learnt.
         let method = match champion {
             Some(_) => recipe.method(job.kind).clone(),
-            None => Method { train: Train::Full, ..recipe.method.clone() },
+            None => Method {
+                train: Train::Full,
+                expansion: Expansion::default(),
+                ..recipe.method.clone()
+            },
         };
         let train = method.train;
         let mut course = recipe.course(job.kind).clone();

@@ -14,6 +14,8 @@ use super::{
 const RATES: std::ops::RangeInclusive<u32> = 1_000..=192_000;
 /// Channels that are read.
 const MOST_CHANNELS: u16 = 16;
+/// Samples are about -1 to 1; far beyond, their energies have no finite f32.
+const LOUDEST: f32 = 1e6;
 /// Standard deviations that a byte has room for, to each side.
 const SPAN: f32 = 4.0;
 /// What the wide path hears of a sound: bands, and stretches of time.
@@ -51,8 +53,10 @@ pub(super) fn samples(bytes: &[u8], seconds: usize) -> Result<(Vec<f32>, u32), S
         }
     }
     .map_err(said)?;
-    if let Some(at) = all.iter().position(|sample| !sample.is_finite()) {
-        return Err(format!("sample {at} is {}", all[at]));
+    // What is no number is within no bound.
+    let is_sound = |sample: &f32| sample.abs() <= LOUDEST;
+    if let Some(at) = all.iter().position(|sample| !is_sound(sample)) {
+        return Err(format!("sample {at} is {}: -1 to 1 is usual", all[at]));
     }
     let mean = |frame: &[f32]| frame.iter().sum::<f32>() / channels as f32;
     let mono: Vec<f32> = all.chunks_exact(channels).map(mean).collect();
@@ -259,7 +263,11 @@ mod tests {
             assert!(refused(&whole[..size]).contains("cut short"), "{size}");
         }
         let broken = wav(spec(16_000, 1, 32), &[0.0, f32::NAN]);
-        assert_eq!(refused(&broken), "sample 1 is NaN");
+        assert!(refused(&broken).contains("sample 1 is NaN"));
+        // Finite, and louder than any energy can say; two channels of them have no finite mean.
+        let loud = wav(spec(16_000, 1, 32), &[0.5, 2e17]);
+        assert!(refused(&loud).contains("sample 1 is 200000000000000000"));
+        assert!(refused(&wav(spec(16_000, 2, 32), &[f32::MAX, f32::MAX])).contains("sample 0"));
         assert!(refused(&wav(spec(400, 1, 16), &[0.0])).contains("400 samples a second"));
         assert!(refused(b"RIFF\x04\0\0\0WAVE").contains("cut short"));
     }

@@ -11,8 +11,6 @@ use super::{Evidence, ImageShape, Patches, evidence, picture::Picture};
 const MOST_PIXELS: usize = 1 << 24;
 /// The same of one side.
 const MOST_SIDE: usize = 1 << 14;
-/// Bytes of a pixel before it is read: four colours of 16 bits.
-const BYTES_OF_A_PIXEL: usize = 8;
 /// Cells of a side, and directions in each, that the wide path sees.
 const CELLS: usize = 8;
 const DIRECTIONS: usize = 8;
@@ -31,25 +29,34 @@ fn options() -> DecoderOptions {
         .set_max_width(MOST_SIDE)
         .set_max_height(MOST_SIDE)
         .set_strict_mode(true)
-        .inflate_set_limit(BYTES_OF_A_PIXEL * MOST_PIXELS)
 }
 
 fn of_png(bytes: &[u8]) -> Result<Picture, String> {
     let options = options().png_set_strip_to_8bit(true).png_set_confirm_crc(true);
-    let mut decoder = PngDecoder::new_with_options(ZCursor::new(bytes), options);
+    let bytes = bare(bytes)?;
+    let mut decoder = PngDecoder::new_with_options(ZCursor::new(&bytes[..]), options);
     decoder.decode_headers().map_err(said)?;
     let (width, height) = decoder.dimensions().ok_or("it has no size")?;
     check(width, height)?;
-    let frame = decoder.frame_info().ok_or("it has no pixels")?;
-    if (frame.width, frame.height) != (width, height) {
-        return Err("its first frame has another size than the whole".to_owned());
-    }
-    // Rows, with a byte each that says how they are packed; half as much again where interlaced.
-    let rows = (width * BYTES_OF_A_PIXEL + 1) * height;
-    decoder.set_options(options.inflate_set_limit(2 * rows + 64));
     let pixels = decoder.decode_raw().map_err(said)?;
     let colours = decoder.colorspace().ok_or("it has no colours")?.num_components();
     Picture::new([width, height], colours, &pixels)
+}
+
+/// Only what pixels are made of: texts and profiles are packed, and a few bytes unpack to anything.
+fn bare(png: &[u8]) -> Result<Vec<u8>, String> {
+    let mut kept = png[..8.min(png.len())].to_vec();
+    let mut rest = &png[kept.len()..];
+    while let Some((size, _)) = rest.split_first_chunk::<4>() {
+        // A length, a kind, so many bytes, and their checksum.
+        let all = (u32::from_be_bytes(*size) as usize).saturating_add(12);
+        let chunk = rest.get(..all).ok_or("the PNG is cut short")?;
+        if matches!(&chunk[4..8], b"IHDR" | b"PLTE" | b"tRNS" | b"IDAT" | b"IEND") {
+            kept.extend_from_slice(chunk);
+        }
+        rest = &rest[all..];
+    }
+    Ok(kept)
 }
 
 /// In words; the decoder has them only for debugging, in quotes and with a line's end.
@@ -268,5 +275,24 @@ mod tests {
             let error = decode(&bomb).unwrap_err();
             assert!(error.contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_packed_beside_the_pixels_is_not_unpacked() {
+        use std::io::Write as _;
+
+        let sound = png([1, 1], 3, &[1, 2, 3]);
+        let mut packed = flate2::write::ZlibEncoder::new(vec![], flate2::Compression::best());
+        packed.write_all(&vec![0; 1 << 20]).unwrap();
+        let text = [b"zTXtnote\0\0".to_vec(), packed.finish().unwrap()].concat();
+        let mut crc = flate2::Crc::new();
+        crc.update(&text);
+        let length = (text.len() - 4) as u32;
+        let chunk = [&length.to_be_bytes()[..], &text, &crc.sum().to_be_bytes()].concat();
+        // Behind the header, which takes 8 + 25 bytes.
+        let bomb = [&sound[..33], &chunk.repeat(50), &sound[33..]].concat();
+        assert_eq!(bare(&bomb).unwrap(), bare(&sound).unwrap());
+        assert_eq!(decode(&bomb).unwrap().pixel(0, 0), [1, 2, 3]);
+        assert!(decode(&bomb[..40]).unwrap_err().contains("cut short"));
     }
 }

@@ -18,7 +18,7 @@ pub(crate) use self::{
 };
 pub use self::{
     shape::{AudioShape, FeatureShape, ImageShape, Modality},
-    table::Scales,
+    table::{MOST_FEATURES, Scales},
 };
 use crate::{
     Architecture, Input, ModelError,
@@ -95,17 +95,18 @@ pub fn check_part(index: usize, part: &Part) -> Result<(), ModelError> {
         Part::Text(_) => Ok(()),
         Part::Image(bytes) => image::decode(bytes).map(drop),
         Part::Audio(bytes) => audio::samples(bytes, usize::MAX).map(drop),
-        Part::Features(values) => table::check(values),
+        Part::Features(values) => table::check(values, 0),
     };
     checked.map_err(|reason| bad(index, part, reason))
 }
 
 /// The part as it is, or made to fit into `bytes`; nothing of one that cannot be read or made so
-/// small. Text and features stay.
+/// small, nor of features that take more. Text stays.
 pub(crate) fn bounded(part: Part, bytes: usize) -> Option<Part> {
     match part {
         Part::Image(image) if image.len() > bytes => image::smaller(&image, bytes).map(Part::Image),
         Part::Audio(sound) if sound.len() > bytes => audio::shorter(&sound, bytes).map(Part::Audio),
+        Part::Features(_) if part.bytes() > bytes => None,
         kept => Some(kept),
     }
 }
@@ -138,7 +139,7 @@ pub(crate) fn read(
     scales: &Scales,
 ) -> Result<(Vec<Rows>, Vec<Evidence>), ModelError> {
     let (mut rows, mut seen) = (Vec::new(), Vec::new());
-    let (mut images, mut sounds, mut values) = (0, 0, 0);
+    let (mut images, mut sounds, mut values, mut all) = (0, 0, 0, 0);
     for (index, part) in input.parts.iter().enumerate() {
         let reads = |modality| a.modalities.contains(&modality);
         let made = match part {
@@ -157,7 +158,9 @@ pub(crate) fn read(
                 })
             }
             Part::Features(features) if reads(Modality::Features) => {
-                table::check(features).map(|()| {
+                let checked = table::check(features, all);
+                all += features.len();
+                checked.map(|()| {
                     let read = Read::new(features, a.features.rows, scales);
                     seen.extend(read.evidence);
                     let left = a.features.tokens.saturating_sub(values);

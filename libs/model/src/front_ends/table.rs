@@ -10,8 +10,8 @@ use crate::{
     text::{fnv, mix},
 };
 
-/// Features of one part that are read at all.
-const MOST_FEATURES: usize = 1_000;
+/// Features of one input that are read at all: with more it is refused.
+pub const MOST_FEATURES: usize = 1_000;
 /// Names whose scale is remembered.
 const MOST_NAMES: usize = 4_096;
 /// Fewer values say too little about a scale.
@@ -26,12 +26,14 @@ const LOGISTIC: f64 = 0.551_328_895_421_792_1;
 type Values = BTreeMap<String, FeatureValue>;
 
 /// Refuses what no model can read.
-pub(super) fn check(values: &Values) -> Result<(), String> {
+///
+/// `before`: features of the input's other parts.
+pub(super) fn check(values: &Values, before: usize) -> Result<(), String> {
     if values.is_empty() {
         return Err("it has no features".to_owned());
     }
-    if values.len() > MOST_FEATURES {
-        let count = values.len();
+    let count = before.saturating_add(values.len());
+    if count > MOST_FEATURES {
         return Err(format!("it has {count} features: at most {MOST_FEATURES} are read"));
     }
     for (name, value) in values {
@@ -121,7 +123,8 @@ impl Scales {
             let (low, high) = (quantiles[below - 1], quantiles[below]);
             // Halved first: the difference of two huge numbers may have no finite double.
             let way = (number / 2.0 - low / 2.0) / (high / 2.0 - low / 2.0);
-            (below - 1) as f64 + way
+            // Of numbers next to 0 all three halves may be one: then there is no way.
+            (below - 1) as f64 + way.max(0.0)
         };
         Some(place / STEPS as f64)
     }
@@ -292,10 +295,13 @@ mod tests {
     #[test]
     fn what_no_model_reads_is_refused_by_name() {
         let broken = &numbers("speed", [f64::NAN])[0];
-        assert_eq!(check(broken).unwrap_err(), "feature `speed` is NaN: a finite number is needed");
+        assert_eq!(
+            check(broken, 0).unwrap_err(),
+            "feature `speed` is NaN: a finite number is needed"
+        );
         let many: Values =
             (0..10_000).map(|at| (at.to_string(), FeatureValue::Number(0.0))).collect();
-        assert!(check(&many).unwrap_err().contains("10000 features: at most 1000"));
-        assert!(check(&Values::new()).unwrap_err().contains("no features"));
+        assert!(check(&many, 0).unwrap_err().contains("10000 features: at most 1000"));
+        assert!(check(&Values::new(), 0).unwrap_err().contains("no features"));
     }
 }

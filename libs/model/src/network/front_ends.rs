@@ -88,7 +88,7 @@ impl<B: Kernels> PatchEmbedding<B> {
     /// `values`: `[patches, width]`; `at`: the place of each, `[patches]`.
     fn forward(&self, values: Tensor<B, 2>, at: Tensor<B, 1, burn::tensor::Int>) -> Tensor<B, 2> {
         B::project(values, self.projection.val())
-            + self.position.val().select(0, at)
+            + B::embed(self.position.val(), at)
             + self.marker.val().unsqueeze()
     }
 }

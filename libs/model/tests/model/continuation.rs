@@ -142,7 +142,11 @@ fn the_same_seed_writes_the_same_and_bounds_hold() {
     assert!(count == 40 && ended == Ended::Length || ended == Ended::Text, "{count} {ended:?}");
     let prompt = "free tickets to the opera ".repeat(100);
     let (_, count, ended) = text(&model, &prompt, &long);
-    assert!((1..=2).contains(&count) && ended == Ended::Length || ended == Ended::Text);
+    // Of a long prompt the end is read: half of the context is left to write in.
+    assert!(
+        (20..=21).contains(&count) && ended == Ended::Length || ended == Ended::Text,
+        "{count} {ended:?}"
+    );
     // A stop that is met at the first letter that comes anyway.
     let first = one.0.chars().nth(1).unwrap().to_string();
     let stop = Sampling { stop: vec![first.clone()], ..sampling };

@@ -3,8 +3,8 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use bytes::Bytes;
 use tidegate_model::{
-    ARCHITECTURE, Architecture, Batch, CpuBackend, Device, Encoder, Featurizer, Input, LABELS,
-    Model, ModelError, Pretrained, TOKENIZER, Upcycling, WEIGHTS, Weights,
+    ARCHITECTURE, Architecture, Batch, CpuBackend, Device, Featurizer, Input, LABELS, Model,
+    ModelError, Pretrained, TOKENIZER, Upcycling, WEIGHTS, Weights,
 };
 
 const TINY: [(&str, &[u8]); 3] = [
@@ -53,15 +53,23 @@ fn near(what: &str, found: &[f32], expected: &[f32], within: f32) {
 
 /// Holds tokens, final states and embeddings to what `transformers` found.
 fn compare(pretrained: &Pretrained, expected: &Expected) {
-    let encoder = Encoder::new(pretrained, expected.context).unwrap();
-    let texts: Vec<&str> = expected.answers.iter().map(|answer| answer.text.as_str()).collect();
-    let (tokens, embeddings) = (encoder.tokens(&texts).unwrap(), encoder.embed(&texts).unwrap());
-    for ((answer, tokens), embedding) in expected.answers.iter().zip(tokens).zip(embeddings) {
-        assert_eq!(tokens.tokens, answer.tokens, "{}", answer.text);
+    let wanted = wanted(expected.context);
+    let architecture = pretrained.architecture(&wanted, &Upcycling::default()).unwrap();
+    let weights =
+        pretrained.weights::<CpuBackend>(&architecture, 1, 0, &Default::default()).unwrap();
+    let tokenizer = pretrained.tokenizer(expected.context).unwrap();
+    for answer in &expected.answers {
+        let tokens = tokenizer.encode(&answer.text).unwrap();
+        assert_eq!(tokens, answer.tokens, "{}", answer.text);
+        let batch = Batch::of_tokens([&tokens[..]], &Default::default());
         if !answer.states.is_empty() {
-            near(&answer.text, &tokens.embeddings, &answer.states, 2e-5);
+            let states = weights.network.hidden(&batch).into_data().into_vec::<f32>().unwrap();
+            near(&answer.text, &states, &answer.states, 2e-5);
         }
-        near(&answer.text, &embedding, &answer.embedding, 2e-6);
+        let mut mean = weights.network.pooled(&batch).into_data().into_vec::<f32>().unwrap();
+        let length = mean.iter().map(|value| value * value).sum::<f32>().sqrt();
+        mean.iter_mut().for_each(|value| *value /= length);
+        near(&answer.text, &mean, &answer.embedding, 2e-6);
     }
 }
 

@@ -200,7 +200,7 @@ pub(super) fn transfer() -> Markup {
         details {
             summary { "Of a transfer" }
             label { "Domain to learn; all when empty"
-                input name="domain" type="text" maxlength="200" autocomplete="off";
+                input name="domain" type="text" maxlength="256" autocomplete="off";
             }
             label { "Generation to start from; the champion when empty"
                 input name="source" type="text" maxlength="64" autocomplete="off";

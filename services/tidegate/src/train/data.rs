@@ -18,7 +18,8 @@ use tidegate_model::Task;
 pub(super) struct Data {
     /// Events that can be learnt from, in the order of their lines.
     pub(super) examples: Vec<Example>,
-    /// Events that cannot: without a text, or where classes are learnt without a label.
+    /// Events that cannot: without a label where classes are learnt, without a text where next tokens
+    /// are.
     pub(super) others: usize,
     /// The file, and its lines in place of offsets.
     pub(super) window: Window,
@@ -67,7 +68,7 @@ pub(super) fn read(path: &Path, task: Task) -> anyhow::Result<Data> {
     let events = read.events.len();
     let (examples, others) = read.examples(task);
     let lack = match task {
-        Task::Classification => "none has both a label and a text",
+        Task::Classification => "none has a label",
         Task::NextToken => "none has a text",
     };
     ensure!(
