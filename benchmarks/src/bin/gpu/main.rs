@@ -1,6 +1,6 @@
 //! What a GPU computes, beside the CPU; then how fast it trains a large mixture of experts.
 //! `benchmarks/README.md` says how to carry it to a machine that has one.
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
+use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -38,7 +38,7 @@ struct Options {
     seconds: Option<f64>,
     /// Texts of a step.
     #[arg(long)]
-    batch: Option<usize>,
+    batch: Option<NonZeroUsize>,
     /// Only the checks.
     #[arg(long)]
     checks_only: bool,
@@ -90,7 +90,7 @@ fn measure<B: Learns>(
         return Ok(ExitCode::SUCCESS);
     }
 
-    let sizes = Sizes::of(options.small, options.batch, options.seconds);
+    let sizes = Sizes::of(options.small, options.batch.map(NonZeroUsize::get), options.seconds);
     let architecture = &sizes.architecture;
     let (total, active) = sizes.parameters();
     eprintln!("{:.2} billion parameters, {:.2} a token", total as f64 / 1e9, active as f64 / 1e9);
@@ -131,7 +131,9 @@ fn measure<B: Learns>(
         }
         for own in &ours {
             let best = theirs.best(&own.routing);
-            ratio.insert(own.routing.clone(), own.tokens_per_s / best);
+            if best.is_finite() {
+                ratio.insert(own.routing.clone(), own.tokens_per_s / best);
+            }
         }
         report.versions.clone_from(&theirs.versions);
     }

@@ -203,6 +203,8 @@ pub(crate) fn matmul<B: Learns>(device: &B::Device, sizes: &Sizes) -> anyhow::Re
         let seconds = median(timed(sizes.seconds / 4.0, multiply)?.samples_s) / EACH as f64;
         by_side.push((side, 2.0 * (side as f64).powi(3) / seconds));
     }
+    // What these took is not the network's.
+    B::InnerBackend::memory_cleanup(device);
     let best = by_side.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
     Ok(Matmul { best, by_side })
 }

@@ -82,9 +82,11 @@ fn compared(
     pairs.map(one).collect()
 }
 
-/// The largest difference over the largest of `expected`; infinite where one is no number.
+/// The largest difference over the largest of `expected`; infinite where one is no number, or where
+/// there is nothing to compare.
 fn apart(found: &[f32], expected: &[f32]) -> f64 {
-    if found.len() != expected.len() || found.iter().chain(expected).any(|v| !v.is_finite()) {
+    let is_there = !found.is_empty() && found.len() == expected.len();
+    if !is_there || found.iter().chain(expected).any(|v| !v.is_finite()) {
         return f64::INFINITY;
     }
     let largest =

@@ -8,7 +8,8 @@ use crate::Kernels;
 /// optimiser's state are f32 whatever it is: master weights (Micikevicius et al. 2018, arXiv
 /// 1710.03740).
 ///
-/// Sums accumulate in f32, and so are norms' statistics, softmax, routers, pooling and losses. A GPU
+/// Sums accumulate in f32, and so are norms' statistics, softmax, routers, pooling, losses, tables of
+/// tokens and positions, and the front-ends of other parts. A GPU
 /// holds tensors of this format. A CPU **emulates** it: what an operator is given and what it
 /// returns, gradients included, is rounded to the format and kept in f32, which costs a little time
 /// and gives the same bits on every run.

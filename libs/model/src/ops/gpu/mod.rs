@@ -5,7 +5,7 @@
 //! - Adding rows at indices (`select_assign`, `scatter`) runs through the indices one after the other.
 //!   So everything here **gathers**, forward and backward; the one scatter writes each place once.
 //! - Reading a tensor waits for all that was asked for. A layer reads one short list: how many
-//!   tokens each expert got.
+//!   tokens each expert got; and where one is full, what was dropped.
 //! - A product of half tensors accumulates in f32 and returns half; all between two products is
 //!   written in f32, and is one kernel where burn fuses it.
 //!

@@ -11,6 +11,9 @@ const BLOCK: usize = 128;
 /// kernels with them.
 const STEP: usize = 64;
 
+/// What stands for a score that is no number.
+const UNKNOWN: f32 = -1e30;
+
 /// Who sits where: each expert has the same number of slots.
 #[derive(Debug, Clone)]
 pub struct Slots<B: Backend> {
@@ -74,7 +77,8 @@ impl<B: Backend> Slots<B> {
 }
 
 /// `affinity`: f32 `[rows, experts]`; `bias`: f32 `[experts]`, added for the choice. As
-/// [`crate::network::Plan`] routes, but for what of equals is chosen. Waits for the device once.
+/// [`crate::network::Plan`] routes, but for what of equals is chosen. Waits for the device once, and
+/// again where an expert is full.
 pub(in crate::ops) fn route<B: Backend>(
     affinity: Tensor<B, 2>,
     bias: Tensor<B, 1>,
@@ -155,6 +159,10 @@ fn dense<B: Backend>(how: &Routing<'_>, device: &B::Device) -> (Slots<B>, Routed
 /// Each row's experts, `[rows, top_k]`, and 1 where a row chose an expert, f32 `[rows, experts]`.
 fn choose<B: Backend>(scores: Tensor<B, 2>, rule: &Rule) -> (Tensor<B, 2, Int>, Tensor<B, 2>) {
     let [rows, experts] = scores.dims();
+    // burn's argmax finds no place for what is no number; the CPU sends such a token somewhere, too.
+    // Finite, so that what is closed stays below it.
+    let unknown = scores.clone().is_nan();
+    let scores = scores.mask_fill(unknown, UNKNOWN);
     if rule.even {
         let at = Tensor::<B, 1, Int>::arange(0..(rows * rule.top_k) as i64, &scores.device());
         let chosen = at.remainder_scalar(experts as i32).reshape([rows, rule.top_k]);
