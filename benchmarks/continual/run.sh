@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . benchmarks/prepare.sh
 setup/data.sh
+setup/bench.sh
 setup/opinions.sh
 build continual
 "$programs/continual" --corpus "$corpus" --opinions "$opinions" "${rest[@]}"

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . benchmarks/prepare.sh
 setup/data.sh
-setup/opinions.sh
 setup/bench.sh
+setup/opinions.sh
 build quality
 "$programs/quality" --corpus "$corpus" --opinions "$opinions" --python "$python" "${rest[@]}"

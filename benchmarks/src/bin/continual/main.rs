@@ -33,7 +33,7 @@ struct Options {
     #[arg(long, default_value = "benchmarks/results/continual.json", overrides_with = "out")]
     out: PathBuf,
     /// Orders of the tasks, each with seeds of its own.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     orders: u64,
     /// Texts of a task at most.
     #[arg(long, default_value_t = 300)]
@@ -93,6 +93,7 @@ fn main() -> anyhow::Result<()> {
         });
         orders.push((order, scenarios));
     }
+    anyhow::ensure!(!orders[0].1.is_empty(), "--scenarios: none of these is known");
     let mut lines = Vec::new();
     for at in 0..orders[0].1.len() {
         for method in &methods {
@@ -226,7 +227,8 @@ fn publish(
          `+/-`: how far the furthest ACC is from the mean",
         options.orders
     ));
-    if options.development || options.quick || !options.methods.is_empty() {
+    let is_part = !options.methods.is_empty() || !options.scenarios.is_empty();
+    if options.development || options.quick || is_part || options.recipe.is_some() {
         let aside = tempfile::tempdir()?;
         return report.publish(&rows, &notes, &aside.path().join("continual.json"));
     }

@@ -1,8 +1,8 @@
 //! What is made of accuracies over time.
 use serde::Serialize;
 
-/// Accuracy on each task's test part after each task was learnt: `[learnt][judged]`; the first row
-/// is that of a model which guesses.
+/// Accuracy on each task's test part after each task was learnt: `[learnt][judged]`; and that of
+/// guessing.
 pub(crate) struct Accuracies {
     pub(crate) guessing: f64,
     pub(crate) after: Vec<Vec<f64>>,
@@ -35,8 +35,7 @@ impl Accuracies {
         let bwt = mean((0..tasks - 1).map(|task| last[task] - r[task][task]));
         let fwt = mean((1..tasks).map(|task| r[task - 1][task] - self.guessing));
         let best = |task: usize| {
-            let seen = &r[task..tasks - 1];
-            seen.iter().map(|row| row[task]).fold(f64::NEG_INFINITY, f64::max)
+            r[..tasks - 1].iter().map(|row| row[task]).fold(f64::NEG_INFINITY, f64::max)
         };
         let forgetting = mean((0..tasks - 1).map(|task| best(task) - last[task]));
         Measures {
@@ -73,13 +72,14 @@ mod tests {
 
     #[test]
     fn the_measures_are_those_of_the_papers_on_a_table_by_hand() {
-        let after = vec![vec![0.9, 0.6, 0.5], vec![0.95, 0.8, 0.6], vec![0.7, 0.9, 0.85]];
+        let after = vec![vec![0.9, 0.82, 0.5], vec![0.95, 0.8, 0.6], vec![0.7, 0.9, 0.85]];
         let found = Accuracies { guessing: 0.5, after }.measures();
         let close = |one: f64, other: f64| assert!((one - other).abs() < 1e-9, "{one} {other}");
         close(found.acc, 100.0 * (0.7 + 0.9 + 0.85) / 3.0);
         close(found.bwt, 100.0 * ((0.7 - 0.9) + (0.9 - 0.8)) / 2.0);
-        close(found.fwt, 100.0 * ((0.6 - 0.5) + (0.6 - 0.5)) / 2.0);
-        // The best of the first task came after the second; a gain is forgetting below 0.
-        close(found.forgetting, 100.0 * ((0.95 - 0.7) + (0.8 - 0.9)) / 2.0);
+        close(found.fwt, 100.0 * ((0.82 - 0.5) + (0.6 - 0.5)) / 2.0);
+        // The best of the first task came after the second, that of the second before it was learnt;
+        // a gain is forgetting below 0.
+        close(found.forgetting, 100.0 * ((0.95 - 0.7) + (0.82 - 0.9)) / 2.0);
     }
 }

@@ -91,7 +91,7 @@ pub(crate) fn all(
             tasks: of_classes(&named),
         },
         Scenario {
-            name: "class, hard",
+            name: "class-hard",
             about: "the same without what names a list",
             classes: classes.len(),
             tasks: of_classes(&nameless),

@@ -1,6 +1,6 @@
 //! Prequential accuracy on real streams: our generations beside scikit-learn and River, updated in
 //! the same batches. `benchmarks/quality/run.sh` runs it.
-use std::{collections::BTreeMap, path::PathBuf, process::Command};
+use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, process::Command};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -38,8 +38,8 @@ struct Options {
     #[arg(long, default_value = "demo-report/report.json")]
     demo_report: PathBuf,
     /// Our own cold start on all so far is done before each so many-th batch.
-    #[arg(long, default_value_t = 8)]
-    scratch_every: usize,
+    #[arg(long, default_value = "8")]
+    scratch_every: NonZeroUsize,
     /// Only these streams, separated by commas.
     #[arg(long, value_delimiter = ',')]
     streams: Vec<String>,
@@ -192,7 +192,7 @@ fn measure(
 ) -> anyhow::Result<(Vec<Line>, Seconds)> {
     let folder = tempfile::tempdir()?;
     let ours = ours::updated(stream, recipe, 0)?;
-    let own = ours::from_scratch(stream, options.scratch_every)?;
+    let own = ours::from_scratch(stream, options.scratch_every.get())?;
     let peer = peer(options, stream, folder.path())?;
     versions.extend(peer.versions);
     let line = |who, batch, predictions: Vec<Option<String>>, training| {
