@@ -19,6 +19,7 @@
 mod anchor;
 mod checkpoint;
 mod clock;
+mod counting;
 mod diagnosis;
 mod error;
 mod example;
@@ -51,9 +52,9 @@ pub use plan::{
     Energy, Finding, Memory, Parameters, PeakMemory, Plan, Probe, Time, TrainedShare, Work,
 };
 pub use recipe::{
-    Alerts, BalanceBy, Balancing, Checkpoints, Course, Der, Distillation, EncoderFiles, Ewc,
-    Expansion, L2ToStart, Method, NewLabels, Precision, Recipe, Rehearsal, Search, Space, Train,
-    Transfer, Watching,
+    Alerts, BalanceBy, Balancing, Checkpoints, Counting, Course, Der, Distillation, EncoderFiles,
+    Ewc, Expansion, L2ToStart, Method, NewLabels, Precision, Recipe, Rehearsal, Search, Space,
+    Train, Transfer, Watching,
 };
 pub use replay::{REPLAY, Replay};
 pub use search::{SearchPlan, SearchProgress};

@@ -198,7 +198,10 @@ fn what_cannot_be_grown_is_refused_by_name() {
     let mut job = update("second", &start, Train::NewExperts);
     job.recipe.method.expansion.experts = 3;
     let error = trained(&job, &turned(60)).unwrap_err().to_string();
-    assert!(error.contains("`experts`") && error.contains("expert_groups = 2"), "{error}");
+    assert!(
+        error.contains("`method.expansion.experts`") && error.contains("`expert_groups`"),
+        "{error}"
+    );
 
     job.recipe.method.expansion = Expansion { experts: 6, most: 4, ..Expansion::default() };
     let error = trained(&job, &turned(60)).unwrap_err().to_string();

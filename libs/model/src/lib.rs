@@ -3,7 +3,7 @@
 //! A text takes two paths, whose evidence for each class is added. The **deep** path ([`Network`])
 //! is a small transformer with a mixture of experts over byte-level BPE tokens; the **wide** path
 //! ([`WideTable`]) is linear in hashed word n-grams, because a stream's first days are few and
-//! linear evidence is strong there. [`Weights`] are both; [`Model`] is both, trained, and answers.
+//! linear evidence is strong there; it is learnt by its errors, and counted ([`Counts`]). [`Weights`] are both; [`Model`] is both, trained, and answers.
 //!
 //! Promises: an answer does not depend on what else is in its batch (no token is ever dropped);
 //! the same seed and inputs give the same bits on a CPU with the same number of threads; any text
@@ -32,6 +32,7 @@ mod architecture;
 mod batch;
 mod bytes;
 mod continuation;
+mod counts;
 mod device;
 mod error;
 mod form;
@@ -51,6 +52,7 @@ pub use architecture::{Affinity, Architecture, Task};
 pub use batch::Batch;
 pub use bytes::{first_not_finite, from_le_bytes, to_le_bytes, widened};
 pub use continuation::{Continuation, Ended, Piece, Sampling};
+pub use counts::{COUNTS, Counts, Evidence};
 #[cfg(feature = "cuda")]
 pub use device::CudaBackend;
 pub use device::{CpuBackend, Device};

@@ -165,6 +165,9 @@ pub struct Features {
     /// first `text_bytes` bytes, of length 1 (L2) unless there are none, and of each other part what
     /// is linear evidence: features, directions in a picture, levels of a sound; of about length 1.
     pub grams: Vec<(u32, f32)>,
+    /// What the text's n-grams, each counting `1 + ln` of how often it is there, were divided by to
+    /// be of length 1; 0 without any.
+    pub gram_norm: f32,
     /// Rows of the parts beside text, behind it in the sequence; none that is empty.
     pub parts: Vec<Rows>,
 }
@@ -227,7 +230,7 @@ impl Featurizer {
             return Ok(Features { tokens, ..Features::default() });
         }
         tokens.truncate(a.context);
-        let mut grams = grams(text, a.wide_ngram, a.wide_buckets);
+        let (mut grams, gram_norm) = grams(text, a.wide_ngram, a.wide_buckets);
         let mut parts = Vec::new();
         if !a.modalities.is_empty() {
             let (rows, seen) = front_ends::read(input, a, &self.scales)?;
@@ -235,7 +238,7 @@ impl Featurizer {
             grams.extend(seen.into_iter().map(|(key, value)| (bucket(key, a.wide_buckets), value)));
             merge(&mut grams);
         }
-        Ok(Features { tokens, grams, parts })
+        Ok(Features { tokens, grams, gram_norm, parts })
     }
 
     /// Whether the architecture reads any of its parts.
@@ -296,8 +299,8 @@ fn bucket(hash: u64, buckets: usize) -> u32 {
 /// Word n-grams up to `longest`, lower-cased, hashed into `buckets` (a power of two).
 ///
 /// A gram seen c times counts `1 + ln c` (sub-linear), and the whole has length 1, so that a long
-/// text has no louder voice than a short one.
-fn grams(text: &str, longest: usize, buckets: usize) -> Vec<(u32, f32)> {
+/// text has no louder voice than a short one. Also returns the length that it had.
+fn grams(text: &str, longest: usize, buckets: usize) -> (Vec<(u32, f32)>, f32) {
     let words: Vec<u64> = text
         .split(|c: char| !c.is_alphanumeric())
         .filter(|word| !word.is_empty())
@@ -320,7 +323,7 @@ fn grams(text: &str, longest: usize, buckets: usize) -> Vec<(u32, f32)> {
     for (_, value) in &mut grams {
         *value /= length;
     }
-    grams
+    (grams, length)
 }
 
 /// Of the lower-cased word.
@@ -359,7 +362,7 @@ mod tests {
 
     #[test]
     fn grams_are_sorted_of_length_one_and_blind_to_case() {
-        let grams = |text| grams(text, 2, 1 << 18);
+        let grams = |text| grams(text, 2, 1 << 18).0;
         let found = grams("Free tickets, FREE Tickets for you");
         assert_eq!(found, grams("free TICKETS free tickets FOR you"));
         assert!(found.is_sorted_by(|a, b| a.0 < b.0));
@@ -372,7 +375,7 @@ mod tests {
 
     #[test]
     fn the_order_of_words_matters_to_pairs_only() {
-        let (ab, ba) = (grams("a b", 2, 1 << 18), grams("b a", 2, 1 << 18));
+        let ((ab, _), (ba, _)) = (grams("a b", 2, 1 << 18), grams("b a", 2, 1 << 18));
         let shared = ab.iter().filter(|gram| ba.contains(gram)).count();
         assert_eq!((ab.len(), shared), (3, 2));
     }

@@ -5,7 +5,7 @@
 //! Deep Learning"; per-coordinate Adagrad as in McMahan et al. 2013, "Ad click prediction").
 use rayon::prelude::*;
 
-use crate::{Architecture, Features};
+use crate::{Architecture, Evidence, Features};
 
 /// Added to the Adagrad accumulator before the root. Far below the square of a usual gradient (of a
 /// mean over a batch, about 1e-3), so that a rare gram's first steps are nearly as long as a common
@@ -58,19 +58,16 @@ impl WideTable {
     /// `[features.len(), classes]`, row by row.
     #[must_use]
     pub fn logits(&self, features: &[&Features]) -> Vec<f32> {
-        let mut logits = vec![0.0; features.len() * self.classes];
-        if logits.is_empty() {
-            return logits;
-        }
-        logits.par_chunks_mut(self.classes).zip(features).for_each(|(out, features)| {
-            for &(bucket, value) in &features.grams {
-                let at = bucket as usize * self.classes;
-                for (out, weight) in out.iter_mut().zip(&self.rows[at..at + self.classes]) {
-                    *out += value * weight;
-                }
-            }
-        });
-        logits
+        summed(&self.rows, self.classes, features)
+    }
+
+    /// Adds what was counted to what was learnt, `scale` times; below 0 takes it out again.
+    ///
+    /// # Panics
+    /// When the evidence is of another shape.
+    pub fn add(&mut self, evidence: &Evidence, scale: f32) {
+        assert_eq!(self.rows.len(), evidence.rows.len(), "evidence is [buckets, classes]");
+        self.rows.par_iter_mut().zip(&evidence.rows).for_each(|(row, odds)| *row += scale * odds);
     }
 
     /// Moves the touched rows one Adagrad step down the gradient. A weight's first step is about
@@ -141,6 +138,23 @@ impl WideTable {
         };
         Self { classes: columns.len(), rows: take(&self.rows), squares: take(&self.squares) }
     }
+}
+
+/// The features' rows, weighted and summed: `[features.len(), classes]`.
+pub(crate) fn summed(rows: &[f32], classes: usize, features: &[&Features]) -> Vec<f32> {
+    let mut logits = vec![0.0; features.len() * classes];
+    if logits.is_empty() {
+        return logits;
+    }
+    logits.par_chunks_mut(classes).zip(features).for_each(|(out, features)| {
+        for &(bucket, value) in &features.grams {
+            let at = bucket as usize * classes;
+            for (out, weight) in out.iter_mut().zip(&rows[at..at + classes]) {
+                *out += value * weight;
+            }
+        }
+    });
+    logits
 }
 
 #[cfg(test)]

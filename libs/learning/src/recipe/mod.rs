@@ -20,7 +20,7 @@ pub use self::{
     encoder::EncoderFiles,
     method::{Alerts, Expansion, Method, Precision, Train, Watching},
     search::{Search, Space},
-    terms::{BalanceBy, Der, Distillation, Ewc, L2ToStart, Rehearsal},
+    terms::{BalanceBy, Counting, Der, Distillation, Ewc, L2ToStart, Rehearsal},
     transfer::{NewLabels, Transfer},
 };
 use crate::LearningError;
@@ -47,6 +47,9 @@ pub struct Recipe {
     pub method: Method,
     /// In which numbers.
     pub precision: Precision,
+    /// What is counted beside what is learnt by steps.
+    #[serde(default)]
+    pub counting: Counting,
     /// Earlier examples that are learnt again.
     pub rehearsal: Rehearsal,
     /// What keeps a hot update's answers near its champion's.
@@ -89,6 +92,7 @@ impl Default for Recipe {
             search: Search::default(),
             method: Method::default(),
             precision: Precision::default(),
+            counting: Counting::default(),
             rehearsal: Rehearsal::default(),
             distillation: Distillation::default(),
             der: Der::default(),
@@ -158,6 +162,7 @@ impl Recipe {
         self.search.validate()?;
         self.validate_what_is_searched()?;
         self.method.validate("method")?;
+        self.counting.validate()?;
         self.rehearsal.validate()?;
         self.distillation.validate()?;
         self.der.validate()?;
@@ -232,6 +237,7 @@ mod tests {
             ("[hot_update]\nbatch = 0", "`hot_update.batch`"),
             ("[cold_start]\nwide_rate = nan", "`cold_start.wide_rate`"),
             ("[cold_start]\nclip_norm = inf", "`cold_start.clip_norm`"),
+            ("[counting]\nsmoothing = -1", "`counting.smoothing`"),
             ("[rehearsal]\nshare = 1.0", "`rehearsal.share`"),
             ("[rehearsal]\nbalance_by = [\"age\"]", "balance_by"),
             ("[rehearsal]\nbalance_by = [\"class\", \"class\"]", "`rehearsal.balance_by`"),

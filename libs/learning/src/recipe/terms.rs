@@ -21,6 +21,16 @@ pub struct Rehearsal {
     pub balance_by: Vec<BalanceBy>,
 }
 
+/// The counted part of the wide path: how often each gram was in texts of each class, over all jobs
+/// ([`tidegate_model::Counts`]). It learns a class from its first texts and forgets nothing; how far
+/// it can be relied on is found out on each window before it is counted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counting {
+    /// Added to each count. 0: nothing is counted; what was stays in the wide path's weights.
+    pub smoothing: f64,
+}
+
 /// A property of examples that the replay buffer is balanced by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -113,6 +123,18 @@ impl Rehearsal {
             });
         }
         Ok(())
+    }
+}
+
+impl Default for Counting {
+    fn default() -> Self {
+        Self { smoothing: 0.5 }
+    }
+}
+
+impl Counting {
+    pub(super) fn validate(&self) -> Result<(), LearningError> {
+        within("counting.smoothing", self.smoothing, 0.0..=1e3)
     }
 }
 

@@ -79,6 +79,10 @@ pub(crate) struct Session<'a, B: Trains> {
     peak: Option<f64>,
     /// The new replay buffer as a file, without what this job's end adds.
     replay: Bytes,
+    /// What was counted, the window included, as a file; nothing where nothing is.
+    counts: Option<Bytes>,
+    /// How far it is relied on.
+    evidence_scale: Option<f32>,
 }
 
 impl<B: Trains> Session<'_, B> {

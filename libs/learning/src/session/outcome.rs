@@ -6,8 +6,8 @@ use bytes::Bytes;
 use half::f16;
 use tidegate_contracts::ArtifactHash;
 use tidegate_model::{
-    ADAPTER_WEIGHTS, ADAPTERS, ARCHITECTURE, FEATURE_SCALES, LABELS, Modality, TOKENIZER, Task,
-    WEIGHTS, Weights,
+    ADAPTER_WEIGHTS, ADAPTERS, ARCHITECTURE, COUNTS, FEATURE_SCALES, LABELS, Modality, TOKENIZER,
+    Task, WEIGHTS, Weights,
 };
 
 use super::Session;
@@ -51,6 +51,9 @@ impl<B: Trains> Session<'_, B> {
         ];
         if architecture.modalities.contains(&Modality::Features) {
             files.push((FEATURE_SCALES, lesson.featurizer.scales.to_bytes().into()));
+        }
+        if let Some(counts) = &self.counts {
+            files.push((COUNTS, counts.clone()));
         }
         if !self.adapters.is_empty() {
             let own = self.weights.adapters_to_safetensors(&self.adapters)?;
@@ -198,6 +201,8 @@ impl<B: Trains> Session<'_, B> {
         if self.lesson.task() == Task::NextToken {
             values.push(("perplexity".to_owned(), stats.loss.unwrap_or_default().exp()));
         }
+        let scale = self.evidence_scale.map(f64::from);
+        values.extend(scale.map(|scale| ("evidence_scale".to_owned(), scale)));
         values.extend(stats.router_loss.map(|loss| ("router_loss".to_owned(), loss)));
         values.extend(stats.penalty.map(|penalty| ("penalty".to_owned(), penalty)));
         values.extend(ended_by.map(|budget| (format!("ended_by.{budget}"), 1.0)));
