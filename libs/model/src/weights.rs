@@ -63,11 +63,19 @@ impl<B: Kernels> Weights<B> {
     /// # Errors
     /// [`ModelError::BadFile`] when the format cannot hold them.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, ModelError> {
+        self.to_safetensors_with(&self.wide)
+    }
+
+    /// The same with another wide table.
+    ///
+    /// # Errors
+    /// As [`Weights::to_safetensors`].
+    pub fn to_safetensors_with(&self, wide: &WideTable) -> Result<Vec<u8>, ModelError> {
         let mut found = self.found();
         found.retain(|(name, _, _)| !Adapters::own(name));
-        let shape = [self.wide.buckets(), self.wide.classes()];
-        found.push((WIDE_ROWS.to_owned(), shape.to_vec(), to_le_bytes(&self.wide.rows)));
-        found.push((WIDE_SQUARES.to_owned(), shape.to_vec(), to_le_bytes(&self.wide.squares)));
+        let shape = [wide.buckets(), wide.classes()];
+        found.push((WIDE_ROWS.to_owned(), shape.to_vec(), to_le_bytes(&wide.rows)));
+        found.push((WIDE_SQUARES.to_owned(), shape.to_vec(), to_le_bytes(&wide.squares)));
         serialize(&found, WEIGHTS)
     }
 

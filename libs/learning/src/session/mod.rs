@@ -1,4 +1,5 @@
 //! The loop.
+mod counted;
 mod open;
 mod outcome;
 mod probe;
@@ -16,6 +17,7 @@ use tidegate_contracts::{ArtifactHash, JobKind};
 use tidegate_model::{Adapters, ExpertLoad, Features, Network, Task, WEIGHTS, Weights};
 use tokio_util::sync::CancellationToken;
 
+use self::counted::Counted;
 pub(crate) use self::{outcome::Outcome, probe::Prepared};
 use crate::{
     CheckpointDir, Course, Example, Job, LearningError, Method, Observer, TRANSFER, Train, Trains,
@@ -79,10 +81,8 @@ pub(crate) struct Session<'a, B: Trains> {
     peak: Option<f64>,
     /// The new replay buffer as a file, without what this job's end adds.
     replay: Bytes,
-    /// What was counted, the window included, as a file; nothing where nothing is.
-    counts: Option<Bytes>,
-    /// How far it is relied on.
-    evidence_scale: Option<f32>,
+    /// What was counted, the window included; nothing where nothing is.
+    counted: Option<Counted>,
 }
 
 impl<B: Trains> Session<'_, B> {
@@ -433,7 +433,7 @@ impl<B: Trains> Session<'_, B> {
     }
 
     fn checkpoint(&self, fingerprint: ArtifactHash) -> Result<Checkpoint, LearningError> {
-        let mut files = self.files()?;
+        let mut files = self.files(&self.weights.wide)?;
         if self.base.is_some() {
             files.remove(WEIGHTS);
         }

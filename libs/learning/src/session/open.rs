@@ -3,17 +3,17 @@ use std::collections::{BTreeMap, HashMap};
 
 use burn::module::AutodiffModule as _;
 use bytes::Bytes;
-use tidegate_model::{Adapters, COUNTS, Counts, Modality, Task, WEIGHTS, Weights, WideTable};
+use tidegate_model::{Adapters, Modality, Task, WEIGHTS, Weights};
 
 use super::{
     Session,
+    counted::Counted,
     start::{Start, champion as read_champion, file},
 };
 use crate::{
     Course, DIAGNOSIS, Expansion, FISHER, Job, LearningError, Method, OPTIMIZER, Train, Trains,
     anchor::Anchor,
     checkpoint::{Checkpoint, Position},
-    counting::recount,
     diagnosis::Diagnosis,
     lesson::Lesson,
     named::{self, Named},
@@ -66,10 +66,12 @@ impl<'a, B: Trains> Session<'a, B> {
                 None => Weights::init(architecture, classes, job.seed, &device),
             },
         };
-        let wide_moves = course.wide_rate > 0.0
+        let learns_by_steps = course.wide_rate > 0.0
             && method.includes("wide.rows")
             && lesson.task() == Task::Classification;
-        let counts = counts(&mut weights.wide, job, lesson, resumed.as_ref(), wide_moves)?;
+        if learns_by_steps && resumed.is_none() {
+            Counted::take_out_of(&mut weights.wide, job, lesson)?;
+        }
         weights.network = freeze(weights.network, &method).computing_in(recipe.precision.compute);
         let parts = matches!(train, Train::FrozenExperts | Train::NewExperts);
         let kept = (parts && champion.is_some()).then(|| Kept::of(&method, architecture));
@@ -104,6 +106,9 @@ impl<'a, B: Trains> Session<'a, B> {
         let teacher = match champion.filter(|_| Teacher::<B>::is_needed(lesson, recipe)) {
             Some(files) => {
                 let mut teacher = read_champion::<B>(files, lesson, &device)?;
+                if learns_by_steps {
+                    Counted::take_out_of(&mut teacher.wide, job, lesson)?;
+                }
                 teacher.network = teacher.network.folded();
                 if lesson.is_relabelled() {
                     teacher = teacher.relabel(&lesson.all_columns()[..lesson.known]);
@@ -111,6 +116,12 @@ impl<'a, B: Trains> Session<'a, B> {
                 Some(teacher)
             }
             None => None,
+        };
+        let counted = if learns_by_steps {
+            let champion = champion.map(|_| &weights);
+            Counted::window(job, lesson, resumed.as_ref(), champion, &device)?
+        } else {
+            Counted::champion(job, lesson)?
         };
         let adapters = start.as_ref().map(|start| start.adapters).unwrap_or_default();
         let opens_by = start.as_ref().and_then(|start| start.closed_by);
@@ -144,8 +155,7 @@ impl<'a, B: Trains> Session<'a, B> {
             diagnosis,
             load_max: 0.0,
             replay: lesson.after.to_bytes().into(),
-            evidence_scale: counts.as_ref().map(|(_, scale)| *scale),
-            counts: counts.map(|(bytes, _)| bytes),
+            counted,
         })
     }
 }
@@ -163,35 +173,6 @@ fn wide_learns(lesson: &Lesson, method: &Method, course: &Course) -> bool {
         && lesson.task() == Task::Classification
         && !read.contains(&Modality::Image)
         && !read.contains(&Modality::Audio)
-}
-
-/// What was counted, the window included, as a file, and how far it is relied on; `wide` then has
-/// the evidence. A checkpoint has both already. Where the wide path stays as it is, so do counts.
-fn counts(
-    wide: &mut WideTable,
-    job: &Job,
-    lesson: &Lesson,
-    resumed: Option<&Checkpoint>,
-    wide_moves: bool,
-) -> Result<Option<(Bytes, f32)>, LearningError> {
-    let (architecture, classes) = (&lesson.featurizer.architecture, lesson.outputs());
-    let read = |bytes: &Bytes| Counts::from_safetensors(architecture, classes, bytes);
-    if let Some(checkpoint) = resumed {
-        let bytes = checkpoint.files.get(COUNTS);
-        return bytes.map(|bytes| Ok((bytes.clone(), read(bytes)?.scale))).transpose();
-    }
-    // Columns of other classes: what was counted of them stays in the rows as if it were learnt.
-    let old = job.start.files().filter(|_| !lesson.is_relabelled());
-    let old = old.and_then(|files| files.get(COUNTS));
-    let smoothing = job.recipe.counting.smoothing as f32;
-    if !wide_moves {
-        return old.map(|bytes| Ok((bytes.clone(), read(bytes)?.scale))).transpose();
-    }
-    if smoothing <= 0.0 {
-        return Ok(None);
-    }
-    let counts = recount(wide, old.map(read).transpose()?, smoothing, lesson);
-    Ok(Some((counts.to_safetensors()?.into(), counts.scale)))
 }
 
 /// That of the checkpoint; else the champion's, if it has one.

@@ -7,7 +7,7 @@ use half::f16;
 use tidegate_contracts::ArtifactHash;
 use tidegate_model::{
     ADAPTER_WEIGHTS, ADAPTERS, ARCHITECTURE, COUNTS, FEATURE_SCALES, LABELS, Modality, TOKENIZER,
-    Task, WEIGHTS, Weights,
+    Task, WEIGHTS, Weights, WideTable,
 };
 
 use super::Session;
@@ -31,14 +31,14 @@ pub(crate) struct Outcome {
 }
 
 impl<B: Trains> Session<'_, B> {
-    /// What a checkpoint and a generation have in common.
-    pub(super) fn files(&self) -> Result<BTreeMap<String, Bytes>, LearningError> {
+    /// What a checkpoint and a generation have in common, with this wide table.
+    pub(super) fn files(&self, wide: &WideTable) -> Result<BTreeMap<String, Bytes>, LearningError> {
         let lesson = self.lesson;
         let json = |value: serde_json::Result<Vec<u8>>| value.expect("plain structs are JSON");
         let architecture = &lesson.featurizer.architecture;
         let weights = match &self.base {
             Some(base) => base.clone(),
-            None => self.weights.to_safetensors()?.into(),
+            None => self.weights.to_safetensors_with(wide)?.into(),
         };
         let mut files: Vec<(&str, Bytes)> = vec![
             (ARCHITECTURE, json(serde_json::to_vec_pretty(architecture)).into()),
@@ -52,8 +52,8 @@ impl<B: Trains> Session<'_, B> {
         if architecture.modalities.contains(&Modality::Features) {
             files.push((FEATURE_SCALES, lesson.featurizer.scales.to_bytes().into()));
         }
-        if let Some(counts) = &self.counts {
-            files.push((COUNTS, counts.clone()));
+        if let Some(counted) = &self.counted {
+            files.push((COUNTS, counted.file.clone()));
         }
         if !self.adapters.is_empty() {
             let own = self.weights.adapters_to_safetensors(&self.adapters)?;
@@ -65,7 +65,7 @@ impl<B: Trains> Session<'_, B> {
 
     /// Those of the generation: with what is found out about the weights as they are in the end.
     pub(super) fn last_files(&self) -> Result<BTreeMap<String, Bytes>, LearningError> {
-        let mut files = self.files()?;
+        let mut files = self.files(&self.wide_in_use())?;
         let recipe = &self.job.recipe;
         if recipe.der.alpha > 0.0 {
             files.insert(REPLAY.to_owned(), self.recorded()?.into());
@@ -78,6 +78,15 @@ impl<B: Trains> Session<'_, B> {
             files.insert(FISHER.to_owned(), fisher::to_bytes(&self.weights, &fisher)?.into());
         }
         Ok(files)
+    }
+
+    /// The wide path as it is served: with what was counted.
+    pub(super) fn wide_in_use(&self) -> WideTable {
+        let mut wide = self.weights.wide.clone();
+        if let Some(counted) = &self.counted {
+            counted.add_to(&mut wide);
+        }
+        wide
     }
 
     /// The replay buffer with logits of the examples that this job learnt first.
@@ -201,7 +210,7 @@ impl<B: Trains> Session<'_, B> {
         if self.lesson.task() == Task::NextToken {
             values.push(("perplexity".to_owned(), stats.loss.unwrap_or_default().exp()));
         }
-        let scale = self.evidence_scale.map(f64::from);
+        let scale = self.counted.as_ref().map(|counted| f64::from(counted.scale()));
         values.extend(scale.map(|scale| ("evidence_scale".to_owned(), scale)));
         values.extend(stats.router_loss.map(|loss| ("router_loss".to_owned(), loss)));
         values.extend(stats.penalty.map(|penalty| ("penalty".to_owned(), penalty)));

@@ -1,0 +1,114 @@
+//! What a session counts beside what it learns by steps.
+//!
+//! A generation's wide table has the evidence of counts in it, so that serving knows nothing of
+//! them. Steps are taken without it: a path that sees words as known which were only counted would
+//! not learn them.
+use std::collections::BTreeMap;
+
+use burn::module::AutodiffModule as _;
+use bytes::Bytes;
+use tidegate_contracts::JobKind;
+use tidegate_model::{COUNTS, Counts, ModelError, Weights, WideTable};
+
+use crate::{
+    Job, LearningError, Trains,
+    checkpoint::Checkpoint,
+    counting::recount,
+    lesson::{Item, Lesson},
+    teacher::{self, ASK},
+};
+
+/// Counts of a generation.
+pub(super) struct Counted {
+    counts: Counts,
+    /// As a file.
+    pub(super) file: Bytes,
+    /// Whether the rows have the evidence already, as they stay what they are.
+    in_rows: bool,
+}
+
+impl Counted {
+    /// The champion's, of a job that leaves its wide path as it is.
+    pub(super) fn champion(job: &Job, lesson: &Lesson) -> Result<Option<Self>, LearningError> {
+        let of =
+            |(file, counts): (&Bytes, Counts)| Self { counts, file: file.clone(), in_rows: true };
+        Ok(of_champion(job, lesson, lesson.outputs())?.map(of))
+    }
+
+    /// Those with the window; a checkpoint has them already. `champion`: what the job begins with,
+    /// without evidence; nothing in a cold start.
+    pub(super) fn window<B: Trains>(
+        job: &Job,
+        lesson: &Lesson,
+        resumed: Option<&Checkpoint>,
+        champion: Option<&Weights<B>>,
+        device: &B::Device,
+    ) -> Result<Option<Self>, LearningError> {
+        let of = |counts: Counts, file: Bytes| Some(Self { counts, file, in_rows: false });
+        if let Some(checkpoint) = resumed {
+            let Some(file) = checkpoint.files.get(COUNTS) else { return Ok(None) };
+            return Ok(of(read(lesson, lesson.labels.len(), file)?, file.clone()));
+        }
+        let smoothing = job.recipe.counting.smoothing as f32;
+        if smoothing <= 0.0 {
+            return Ok(None);
+        }
+        let before = of_champion(job, lesson, lesson.labels.len())?.map(|(_, counts)| counts);
+        let champion = champion.map(|weights| Weights::<B::InnerBackend> {
+            network: weights.network.valid(),
+            wide: weights.wide.clone(),
+        });
+        let asked = champion.map(|weights| {
+            move |items: &[&Item]| -> Vec<f32> {
+                let parts = items.chunks(ASK);
+                parts.flat_map(|part| teacher::logits::<B>(&weights, part, device)).collect()
+            }
+        });
+        let champion = asked.as_ref().map(|asked| asked as &dyn Fn(&[&Item]) -> Vec<f32>);
+        let counts = recount(before, smoothing, lesson, champion);
+        let file = counts.to_safetensors()?.into();
+        Ok(of(counts, file))
+    }
+
+    /// Takes the evidence of the champion's counts out of its table, which may have more classes.
+    pub(super) fn take_out_of(
+        wide: &mut WideTable,
+        job: &Job,
+        lesson: &Lesson,
+    ) -> Result<(), LearningError> {
+        if let Some((_, counts)) = of_champion(job, lesson, wide.classes())? {
+            wide.add(&counts.evidence(), -counts.scale);
+        }
+        Ok(())
+    }
+
+    /// Adds the evidence.
+    pub(super) fn add_to(&self, wide: &mut WideTable) {
+        if !self.in_rows {
+            wide.add(&self.counts.evidence(), self.counts.scale);
+        }
+    }
+
+    pub(super) fn scale(&self) -> f32 {
+        self.counts.scale
+    }
+}
+
+/// The champion's counts, of so many classes. None of a job in another domain: what was counted
+/// elsewhere stays in the rows as if it were learnt by steps, and counting begins anew.
+fn of_champion<'a>(
+    job: &'a Job,
+    lesson: &Lesson,
+    classes: usize,
+) -> Result<Option<(&'a Bytes, Counts)>, LearningError> {
+    let files: Option<&BTreeMap<String, Bytes>> =
+        job.start.files().filter(|_| job.kind != JobKind::Transfer);
+    match files.and_then(|files| files.get(COUNTS)) {
+        Some(file) => Ok(Some((file, read(lesson, classes, file)?))),
+        None => Ok(None),
+    }
+}
+
+fn read(lesson: &Lesson, classes: usize, file: &Bytes) -> Result<Counts, ModelError> {
+    Counts::from_safetensors(&lesson.featurizer.architecture, classes, file)
+}
