@@ -6,20 +6,19 @@ use crate::lesson::{Item, Lesson};
 /// What the evidence may be multiplied by.
 const SCALES: [f32; 10] = [0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6];
 
-/// What the sum is divided by, each time the best of these: words say the same many times over, so
-/// either part may be too sure of itself, and only their ratio is looked for.
-const HEATS: [f64; 7] = [0.5, 0.7, 1.0, 2.0, 4.0, 8.0, 16.0];
+/// What the sum may be divided by.
+const HEATS: [f32; 6] = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0];
 
 /// Of counts that nothing is known of yet. Early on they know more than what is learnt by steps.
 const FIRST_SCALE: f32 = 4.0;
 
-/// So many texts count for as much as all that the scale was chosen by before.
-const SURE_AFTER: f64 = 125.0;
+/// So many texts count for as much as all that scale and heat were chosen by before.
+const SURE_AFTER: f32 = 125.0;
 
-/// Texts that a scale is chosen by at most.
+/// Texts that they are chosen by at most.
 const ASKED: usize = 128;
 
-/// Where a champion has no counts: one in so many texts of its window only chooses the scale.
+/// Where nothing is counted yet: one in so many texts of the window only chooses.
 const ONE_IN: usize = 4;
 
 /// The champion's counts, or none yet, with the window's. `champion`: its logits without evidence,
@@ -38,15 +37,14 @@ pub(crate) fn recount(
     let mut counts =
         before.unwrap_or_else(|| Counts::none(architecture, classes, smoothing, FIRST_SCALE));
     counts.smoothing = smoothing;
-    if let Some(champion) = champion {
-        counts.scale = if counts.is_empty() {
-            let (most, last) = fresh.split_at(fresh.len() - fresh.len() / ONE_IN);
-            let mut first = counts.clone();
-            add(&mut first, most);
-            scale(&first, last, champion)
-        } else {
-            scale(&counts, fresh, champion)
-        };
+    if counts.is_empty() {
+        let (most, last) = fresh.split_at(fresh.len() - fresh.len() / ONE_IN);
+        let mut first = counts.clone();
+        add(&mut first, most);
+        weigh(&mut first, last, champion);
+        (counts.scale, counts.heat) = (first.scale, first.heat);
+    } else {
+        weigh(&mut counts, fresh, champion);
     }
     add(&mut counts, fresh);
     counts
@@ -58,24 +56,24 @@ fn add(counts: &mut Counts, items: &[Item]) {
     }
 }
 
-/// Between that of before and the one by which the texts are least surprising: the nearer to that
-/// the more texts there are.
-fn scale(counts: &Counts, items: &[Item], champion: &dyn Fn(&[&Item]) -> Vec<f32>) -> f32 {
+/// Scale and heat between those of before and the ones by which the texts are least surprising: the
+/// nearer to these the more texts there are. Without a champion the scale stays.
+fn weigh(counts: &mut Counts, items: &[Item], champion: Option<&dyn Fn(&[&Item]) -> Vec<f32>>) {
     let counted = counts.counted();
     let known: Vec<&Item> = items.iter().filter(|item| counted[item.class]).collect();
     if counted.iter().filter(|counted| **counted).count() < 2 || known.is_empty() {
-        return counts.scale;
+        return;
     }
     let every = known.len().div_ceil(ASKED);
     let asked: Vec<&Item> = known.into_iter().step_by(every).collect();
     let features: Vec<&Features> = asked.iter().map(|item| &item.features).collect();
-    let learnt = champion(&asked);
     let odds = counts.evidence().logits(&features);
+    let learnt = champion.map_or_else(|| vec![0.0; odds.len()], |champion| champion(&asked));
     let classes = counted.len();
-    let surprise = |scale: f32, heat: f64| -> f64 {
+    let surprise = |&(scale, heat): &(f32, f32)| -> f64 {
         let rows = learnt.chunks_exact(classes).zip(odds.chunks_exact(classes)).zip(&asked);
         rows.map(|((learnt, odds), item)| {
-            let logit = |class: usize| f64::from(learnt[class] + scale * odds[class]) / heat;
+            let logit = |class: usize| f64::from((learnt[class] + scale * odds[class]) / heat);
             let logits = || (0..classes).filter(|&class| counted[class]).map(logit);
             let most = logits().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = logits().map(|logit| (logit - most).exp()).sum();
@@ -83,12 +81,14 @@ fn scale(counts: &Counts, items: &[Item], champion: &dyn Fn(&[&Item]) -> Vec<f32
         })
         .sum()
     };
-    let least = |scale: f32| {
-        HEATS.into_iter().map(|heat| surprise(scale, heat)).fold(f64::INFINITY, f64::min)
-    };
-    let found = SCALES.map(|scale| (scale, least(scale)));
-    let (best, _) = found.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)).expect("there are scales");
-    let part = asked.len() as f64 / (asked.len() as f64 + SURE_AFTER);
-    let between = f64::from(counts.scale).ln() * (1.0 - part) + f64::from(best).ln() * part;
-    between.exp() as f32
+    let scales = if champion.is_some() { SCALES.to_vec() } else { vec![counts.scale] };
+    let ways = scales.into_iter().flat_map(|scale| HEATS.map(|heat| (scale, heat)));
+    let (_, (scale, heat)) = ways
+        .map(|way| (surprise(&way), way))
+        .min_by(|(a, _), (b, _)| a.total_cmp(b))
+        .expect("there are scales and heats");
+    let part = asked.len() as f32 / (asked.len() as f32 + SURE_AFTER);
+    let between = |old: f32, best: f32| (1.0 - part) * old.log2() + part * best.log2();
+    counts.scale = between(counts.scale, scale).exp2();
+    counts.heat = between(counts.heat, heat).round().exp2();
 }

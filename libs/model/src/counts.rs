@@ -31,9 +31,12 @@ pub struct Counts {
     grams: Vec<f32>,
     /// Added to each count: how little is known by one that is 0. Above 0.
     pub smoothing: f32,
-    /// What the evidence is multiplied by where it is used: words say the same many times over, so
-    /// their sum is too sure of itself, or, divided by a text's length, not sure enough.
+    /// What the evidence is multiplied by before it is added to the other logits.
     pub scale: f32,
+    /// What the sum of all logits is divided by (temperature: Guo et al. 2017, arXiv 1706.04599,
+    /// section 4.2): words say the same many times over, so it is too sure of itself. A power of 2,
+    /// so that weights which are divided by it have the same bits again when they are multiplied.
+    pub heat: f32,
 }
 
 /// What counts say, `[buckets, classes]`: log odds of each gram.
@@ -48,7 +51,7 @@ impl Counts {
     #[must_use]
     pub fn none(architecture: &Architecture, classes: usize, smoothing: f32, scale: f32) -> Self {
         let [buckets, classes] = architecture.wide_shape(classes);
-        Self { classes, grams: vec![0.0; buckets * classes], smoothing, scale }
+        Self { classes, grams: vec![0.0; buckets * classes], smoothing, scale, heat: 1.0 }
     }
 
     /// Whether nothing is counted.
@@ -130,18 +133,19 @@ impl Counts {
         Evidence { classes, rows }
     }
 
-    /// The content of [`COUNTS`]: `grams` `[buckets, classes]`, and `weighing`, smoothing and scale.
+    /// The content of [`COUNTS`]: `grams` `[buckets, classes]`, and `weighing`: smoothing,
+    /// scale and heat.
     ///
     /// # Errors
     /// [`ModelError::BadFile`] when the format cannot hold them.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, ModelError> {
         let buckets = self.grams.len() / self.classes.max(1);
         let grams = to_le_bytes(&self.grams);
-        let weighing = to_le_bytes(&[self.smoothing, self.scale]);
+        let weighing = to_le_bytes(&[self.smoothing, self.scale, self.heat]);
         let view = |shape, bytes| TensorView::new(Dtype::F32, shape, bytes);
         let views = [
             (GRAMS, view(vec![buckets, self.classes], &grams).map_err(bad)?),
-            (WEIGHING, view(vec![2], &weighing).map_err(bad)?),
+            (WEIGHING, view(vec![3], &weighing).map_err(bad)?),
         ];
         safetensors::serialize(views, None).map_err(bad)
     }
@@ -176,17 +180,20 @@ impl Counts {
             found,
         };
         let (found, weighing) = take(WEIGHING)?;
-        let [smoothing, scale] = weighing[..] else { return Err(wrong(WEIGHING, &[2], found)) };
+        let [smoothing, scale, heat] = weighing[..] else {
+            return Err(wrong(WEIGHING, &[3], found));
+        };
         let shape = architecture.wide_shape(classes);
         let (found, grams) = take(GRAMS)?;
         let Some(grams) = widened(&grams, &found, &shape) else {
             return Err(wrong(GRAMS, &shape, found));
         };
-        if smoothing <= 0.0 || scale < 0.0 || grams.iter().any(|&count| count < 0.0) {
-            let reason = "a count or what it is weighed by is below 0".to_owned();
+        let weighs = smoothing > 0.0 && scale >= 0.0 && heat > 0.0 && heat.log2().fract() == 0.0;
+        if !weighs || grams.iter().any(|&count| count < 0.0) {
+            let reason = "a count is below 0, or what it is weighed by is impossible".to_owned();
             return Err(ModelError::BadFile { file: COUNTS, reason });
         }
-        Ok(Self { classes: shape[1], grams, smoothing, scale })
+        Ok(Self { classes: shape[1], grams, smoothing, scale, heat })
     }
 }
 
@@ -276,6 +283,7 @@ mod tests {
         assert!(
             read(3, &Counts { smoothing: 0.0, ..counts.clone() }).contains("counts.safetensors")
         );
+        assert!(read(3, &Counts { heat: 3.0, ..counts.clone() }).contains("impossible"));
         assert!(read(3, &Counts { scale: f32::NAN, ..counts.clone() }).contains("`weighing`"));
         assert!(Counts::from_safetensors(&architecture(), 3, b"{}").is_err());
     }

@@ -6,7 +6,7 @@ use burn::{
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
-    ADAPTER_WEIGHTS, Adapters, Architecture, ModelError, Network, WEIGHTS, WideTable,
+    ADAPTER_WEIGHTS, Adapters, Architecture, Counts, ModelError, Network, WEIGHTS, WideTable,
     first_not_finite, from_le_bytes,
     network::{Pair, Random, Source, Start},
     ops::Kernels,
@@ -46,6 +46,23 @@ impl<B: Kernels> Weights<B> {
         Self { network: self.network.grow_labels(classes), wide: self.wide.grow_labels(classes) }
     }
 
+    /// With what was counted, `scale` times, and all logits divided by its heat: the weights that
+    /// answer. [`Weights::without`] makes them those again that learn.
+    #[must_use]
+    pub fn with(mut self, counts: &Counts) -> Self {
+        self.wide.add(&counts.evidence(), counts.scale);
+        self.wide.multiply(1.0 / counts.heat);
+        Self { network: self.network.multiply_logits(1.0 / counts.heat), wide: self.wide }
+    }
+
+    /// Without what was counted. The deep path gets its very bits back, the wide one up to rounding.
+    #[must_use]
+    pub fn without(mut self, counts: &Counts) -> Self {
+        self.wide.multiply(counts.heat);
+        self.wide.add(&counts.evidence(), -counts.scale);
+        Self { network: self.network.multiply_logits(counts.heat), wide: self.wide }
+    }
+
     /// Columns of another label set in both paths: of each class that of the class at its index in
     /// the present one, or zeros for a class that is new.
     ///
@@ -63,19 +80,11 @@ impl<B: Kernels> Weights<B> {
     /// # Errors
     /// [`ModelError::BadFile`] when the format cannot hold them.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, ModelError> {
-        self.to_safetensors_with(&self.wide)
-    }
-
-    /// The same with another wide table.
-    ///
-    /// # Errors
-    /// As [`Weights::to_safetensors`].
-    pub fn to_safetensors_with(&self, wide: &WideTable) -> Result<Vec<u8>, ModelError> {
         let mut found = self.found();
         found.retain(|(name, _, _)| !Adapters::own(name));
-        let shape = [wide.buckets(), wide.classes()];
-        found.push((WIDE_ROWS.to_owned(), shape.to_vec(), to_le_bytes(&wide.rows)));
-        found.push((WIDE_SQUARES.to_owned(), shape.to_vec(), to_le_bytes(&wide.squares)));
+        let shape = [self.wide.buckets(), self.wide.classes()];
+        found.push((WIDE_ROWS.to_owned(), shape.to_vec(), to_le_bytes(&self.wide.rows)));
+        found.push((WIDE_SQUARES.to_owned(), shape.to_vec(), to_le_bytes(&self.wide.squares)));
         serialize(&found, WEIGHTS)
     }
 

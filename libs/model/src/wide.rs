@@ -61,6 +61,11 @@ impl WideTable {
         summed(&self.rows, self.classes, features)
     }
 
+    /// Multiplies all evidence.
+    pub fn multiply(&mut self, by: f32) {
+        self.rows.par_iter_mut().for_each(|row| *row *= by);
+    }
+
     /// Adds what was counted to what was learnt, `scale` times; below 0 takes it out again.
     ///
     /// # Panics

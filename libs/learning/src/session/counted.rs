@@ -1,14 +1,14 @@
 //! What a session counts beside what it learns by steps.
 //!
-//! A generation's wide table has the evidence of counts in it, so that serving knows nothing of
-//! them. Steps are taken without it: a path that sees words as known which were only counted would
+//! A generation's weights have the evidence of counts in them, so that serving knows nothing of
+//! counts. Steps are taken without it: a path to which words look known that were only counted would
 //! not learn them.
 use std::collections::BTreeMap;
 
 use burn::module::AutodiffModule as _;
 use bytes::Bytes;
 use tidegate_contracts::JobKind;
-use tidegate_model::{COUNTS, Counts, ModelError, Weights, WideTable};
+use tidegate_model::{COUNTS, Counts, Kernels, ModelError, Weights};
 
 use crate::{
     Job, LearningError, Trains,
@@ -23,7 +23,7 @@ pub(super) struct Counted {
     counts: Counts,
     /// As a file.
     pub(super) file: Bytes,
-    /// Whether the rows have the evidence already, as they stay what they are.
+    /// Whether the weights have them already, as they stay what they are.
     in_rows: bool,
 }
 
@@ -70,23 +70,25 @@ impl Counted {
         Ok(of(counts, file))
     }
 
-    /// Takes the evidence of the champion's counts out of its table, which may have more classes.
-    pub(super) fn take_out_of(
-        wide: &mut WideTable,
+    /// Weights of the champion, of its classes or more, as they learn: without what was counted.
+    pub(super) fn out_of<B: Kernels>(
+        weights: Weights<B>,
         job: &Job,
         lesson: &Lesson,
-    ) -> Result<(), LearningError> {
-        if let Some((_, counts)) = of_champion(job, lesson, wide.classes())? {
-            wide.add(&counts.evidence(), -counts.scale);
-        }
-        Ok(())
+    ) -> Result<Weights<B>, LearningError> {
+        Ok(match of_champion(job, lesson, weights.wide.classes())? {
+            Some((_, counts)) => weights.without(&counts),
+            None => weights,
+        })
     }
 
-    /// Adds the evidence.
-    pub(super) fn add_to(&self, wide: &mut WideTable) {
-        if !self.in_rows {
-            wide.add(&self.counts.evidence(), self.counts.scale);
-        }
+    /// Weights as they answer.
+    pub(super) fn into<B: Kernels>(&self, weights: Weights<B>) -> Weights<B> {
+        if self.in_rows { weights } else { weights.with(&self.counts) }
+    }
+
+    pub(super) fn heat(&self) -> f32 {
+        self.counts.heat
     }
 
     pub(super) fn scale(&self) -> f32 {

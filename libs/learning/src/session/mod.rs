@@ -433,7 +433,7 @@ impl<B: Trains> Session<'_, B> {
     }
 
     fn checkpoint(&self, fingerprint: ArtifactHash) -> Result<Checkpoint, LearningError> {
-        let mut files = self.files(&self.weights.wide)?;
+        let mut files = self.files()?;
         if self.base.is_some() {
             files.remove(WEIGHTS);
         }

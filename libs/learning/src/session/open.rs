@@ -70,7 +70,7 @@ impl<'a, B: Trains> Session<'a, B> {
             && method.includes("wide.rows")
             && lesson.task() == Task::Classification;
         if learns_by_steps && resumed.is_none() {
-            Counted::take_out_of(&mut weights.wide, job, lesson)?;
+            weights = Counted::out_of(weights, job, lesson)?;
         }
         weights.network = freeze(weights.network, &method).computing_in(recipe.precision.compute);
         let parts = matches!(train, Train::FrozenExperts | Train::NewExperts);
@@ -98,7 +98,10 @@ impl<'a, B: Trains> Session<'a, B> {
         fisher.retain(|name, _| !(lesson.added > 0 && name.contains(".mixture.router")));
         let anchor = match &start {
             Some(start) if Anchor::<B>::is_needed(recipe) => {
-                let start: Weights<B> = start.read(lesson, None, job.seed, &device)?;
+                let mut start: Weights<B> = start.read(lesson, None, job.seed, &device)?;
+                if learns_by_steps {
+                    start = Counted::out_of(start, job, lesson)?;
+                }
                 Some(Anchor::new(&start.network.valid(), fisher.clone(), recipe))
             }
             _ => None,
@@ -107,7 +110,7 @@ impl<'a, B: Trains> Session<'a, B> {
             Some(files) => {
                 let mut teacher = read_champion::<B>(files, lesson, &device)?;
                 if learns_by_steps {
-                    Counted::take_out_of(&mut teacher.wide, job, lesson)?;
+                    teacher = Counted::out_of(teacher, job, lesson)?;
                 }
                 teacher.network = teacher.network.folded();
                 if lesson.is_relabelled() {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use half::f16;
 use tidegate_contracts::ArtifactHash;
 use tidegate_model::{
-    ADAPTER_WEIGHTS, ADAPTERS, ARCHITECTURE, COUNTS, FEATURE_SCALES, LABELS, Modality, TOKENIZER,
-    Task, WEIGHTS, Weights, WideTable,
+    ADAPTER_WEIGHTS, ADAPTERS, ARCHITECTURE, COUNTS, FEATURE_SCALES, LABELS, Modality, ModelError,
+    TOKENIZER, Task, WEIGHTS, Weights,
 };
 
 use super::Session;
@@ -31,14 +31,23 @@ pub(crate) struct Outcome {
 }
 
 impl<B: Trains> Session<'_, B> {
-    /// What a checkpoint and a generation have in common, with this wide table.
-    pub(super) fn files(&self, wide: &WideTable) -> Result<BTreeMap<String, Bytes>, LearningError> {
+    /// Those of a checkpoint.
+    pub(super) fn files(&self) -> Result<BTreeMap<String, Bytes>, LearningError> {
+        self.files_with(|| self.weights.to_safetensors())
+    }
+
+    /// What a checkpoint and a generation have in common, and these weights unless they lie below
+    /// adapters that learn.
+    fn files_with(
+        &self,
+        weights: impl FnOnce() -> Result<Vec<u8>, ModelError>,
+    ) -> Result<BTreeMap<String, Bytes>, LearningError> {
         let lesson = self.lesson;
         let json = |value: serde_json::Result<Vec<u8>>| value.expect("plain structs are JSON");
         let architecture = &lesson.featurizer.architecture;
         let weights = match &self.base {
             Some(base) => base.clone(),
-            None => self.weights.to_safetensors_with(wide)?.into(),
+            None => weights()?.into(),
         };
         let mut files: Vec<(&str, Bytes)> = vec![
             (ARCHITECTURE, json(serde_json::to_vec_pretty(architecture)).into()),
@@ -65,7 +74,7 @@ impl<B: Trains> Session<'_, B> {
 
     /// Those of the generation: with what is found out about the weights as they are in the end.
     pub(super) fn last_files(&self) -> Result<BTreeMap<String, Bytes>, LearningError> {
-        let mut files = self.files(&self.wide_in_use())?;
+        let mut files = self.files_with(|| self.in_use().to_safetensors())?;
         let recipe = &self.job.recipe;
         if recipe.der.alpha > 0.0 {
             files.insert(REPLAY.to_owned(), self.recorded()?.into());
@@ -80,13 +89,14 @@ impl<B: Trains> Session<'_, B> {
         Ok(files)
     }
 
-    /// The wide path as it is served: with what was counted.
-    pub(super) fn wide_in_use(&self) -> WideTable {
-        let mut wide = self.weights.wide.clone();
-        if let Some(counted) = &self.counted {
-            counted.add_to(&mut wide);
+    /// The weights as they answer: with what was counted.
+    pub(super) fn in_use(&self) -> Weights<B::InnerBackend> {
+        let network = self.weights.network.valid();
+        let weights = Weights { network, wide: self.weights.wide.clone() };
+        match &self.counted {
+            Some(counted) => counted.into(weights),
+            None => weights,
         }
-        wide
     }
 
     /// The replay buffer with logits of the examples that this job learnt first.
@@ -210,8 +220,10 @@ impl<B: Trains> Session<'_, B> {
         if self.lesson.task() == Task::NextToken {
             values.push(("perplexity".to_owned(), stats.loss.unwrap_or_default().exp()));
         }
-        let scale = self.counted.as_ref().map(|counted| f64::from(counted.scale()));
-        values.extend(scale.map(|scale| ("evidence_scale".to_owned(), scale)));
+        if let Some(counted) = &self.counted {
+            values.push(("evidence_scale".to_owned(), f64::from(counted.scale())));
+            values.push(("evidence_heat".to_owned(), f64::from(counted.heat())));
+        }
         values.extend(stats.router_loss.map(|loss| ("router_loss".to_owned(), loss)));
         values.extend(stats.penalty.map(|penalty| ("penalty".to_owned(), penalty)));
         values.extend(ended_by.map(|budget| (format!("ended_by.{budget}"), 1.0)));

@@ -55,7 +55,7 @@ impl<B: Trains> Session<'_, B> {
         let measured = self.probe(&first, meter)?;
         let (last_s, files) = timed(|| self.last_files());
         let bytes = files?.values().map(|file| file.len()).sum();
-        let (checkpoint_s, _) = timed(|| self.files(&self.weights.wide));
+        let (checkpoint_s, _) = timed(|| self.files());
 
         let steps = self.lesson.steps;
         let deep_share = self.course.deep_steps(steps) as f64 / steps as f64;

@@ -62,21 +62,20 @@ impl<B: Trains> Session<'_, B> {
             (format!("transfer.few_shot_{shots}_accuracy{after}"), accuracy)
         });
         let mut found: BTreeMap<String, f64> = of_means.collect();
-        let (name, answers, wide) = if trained {
-            ("transfer.accuracy", lesson.labels.len(), self.wide_in_use())
+        let (name, answers, weights) = if trained {
+            ("transfer.accuracy", lesson.labels.len(), self.in_use())
         } else {
-            ("transfer.zero_shot_accuracy", lesson.known, self.weights.wide.clone())
+            let weights = Weights { network, wide: self.weights.wide.clone() };
+            ("transfer.zero_shot_accuracy", lesson.known, weights)
         };
-        let weights = Weights { network, wide };
         found.insert(name.to_owned(), accuracy::<B>(&weights, &held, answers, &self.device));
         found
     }
 
     /// Share of other examples that the weights as they are answer rightly.
     pub(crate) fn accuracy(&self, items: &[Item]) -> f64 {
-        let weights = Weights { network: self.weights.network.valid(), wide: self.wide_in_use() };
         let items: Vec<&Item> = items.iter().collect();
-        accuracy::<B>(&weights, &items, self.lesson.labels.len(), &self.device)
+        accuracy::<B>(&self.in_use(), &items, self.lesson.labels.len(), &self.device)
     }
 
     fn few_shot(&self, network: &Network<B::InnerBackend>, held: &[&Item]) -> BTreeMap<usize, f64> {

@@ -397,6 +397,17 @@ impl<B: Kernels> Network<B> {
         self
     }
 
+    /// Multiplies the head, and so all logits. Its parameters get new ids.
+    #[must_use]
+    pub(crate) fn multiply_logits(mut self, by: f32) -> Self {
+        let (weight, bias) = (self.head.weight.val(), self.head.bias.val());
+        self.head = Head {
+            weight: parameters::named("head.weight", weight.mul_scalar(by).detach()),
+            bias: parameters::named("head.bias", bias.mul_scalar(by).detach()),
+        };
+        self
+    }
+
     /// Columns of another label set: of each class that of the class at its index in the present
     /// one, or zeros for a class that is new. The head's parameters get new ids.
     ///
