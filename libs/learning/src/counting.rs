@@ -21,8 +21,11 @@ const ASKED: usize = 128;
 /// Where nothing is counted yet: one in so many texts of the window only chooses.
 const ONE_IN: usize = 4;
 
-/// The champion's counts, or none yet, with the window's. `champion`: its logits without evidence,
-/// `[items.len(), classes]`; nothing in a cold start.
+/// Logits of items, `[items.len(), classes]`.
+pub(crate) type Logits<'a> = dyn Fn(&[&Item]) -> Vec<f32> + 'a;
+
+/// The champion's counts, or none yet, with the window's. `champion`: without
+/// evidence; nothing in a cold start.
 ///
 /// How far counts can be relied on beside the rest is found out on texts that neither has seen: on
 /// the window, before it is counted and learnt (stacking: Wolpert 1992, with one weight).
@@ -30,7 +33,7 @@ pub(crate) fn recount(
     before: Option<Counts>,
     smoothing: f32,
     lesson: &Lesson,
-    champion: Option<&dyn Fn(&[&Item]) -> Vec<f32>>,
+    champion: Option<&Logits<'_>>,
 ) -> Counts {
     let (architecture, classes) = (&lesson.featurizer.architecture, lesson.labels.len());
     let fresh = &lesson.fresh;
@@ -58,7 +61,7 @@ fn add(counts: &mut Counts, items: &[Item]) {
 
 /// Scale and heat between those of before and the ones by which the texts are least surprising: the
 /// nearer to these the more texts there are. Without a champion the scale stays.
-fn weigh(counts: &mut Counts, items: &[Item], champion: Option<&dyn Fn(&[&Item]) -> Vec<f32>>) {
+fn weigh(counts: &mut Counts, items: &[Item], champion: Option<&Logits<'_>>) {
     let counted = counts.counted();
     let known: Vec<&Item> = items.iter().filter(|item| counted[item.class]).collect();
     if counted.iter().filter(|counted| **counted).count() < 2 || known.is_empty() {

@@ -12,25 +12,28 @@ pub(crate) struct Method {
     pub(crate) joint: bool,
 }
 
-/// What a term does alone is the question: nothing is replayed.
-const ALONE: &str = "[rehearsal]\nshare = 0.0\n";
-/// Nor held to the champion's answers.
-const PLAIN: &str = "[distillation]\nweight = 0.0\n";
-/// The wide path goes through a window many times, and the deep path hardly moves.
-const WIDE: &str = "[hot_update]\nepochs = 6\ndeep_every = 48\nbalance = 1.0\n\
-                    [rehearsal]\nshare = 0.5\ncapacity = 5000\n";
+/// What a term does alone is the question: both paths learn in all steps of one pass, nothing is
+/// counted, replayed or weighed.
+const ALONE: &str = "hot_update = { epochs = 1, deep_every = 1, balance = 0.5 }\n\
+                     counting = { smoothing = 0.0 }\n";
+const NOTHING_REPLAYED: &str = "rehearsal = { share = 0.0 }\n";
+const REHEARSAL: &str = "rehearsal = { share = 0.25, capacity = 1500 }\n";
 
-const METHODS: [(&str, &[&str]); 10] = [
+const METHODS: [(&str, &[&str]); 11] = [
     ("default recipe", &[]),
-    ("many passes of the wide path", &[WIDE, PLAIN]),
-    ("fine-tuning, nothing else", &[ALONE, PLAIN]),
-    ("rehearsal", &[PLAIN]),
-    ("rehearsal and DER++", &[PLAIN, "[der]\nalpha = 0.3\nbeta = 1.0\n"]),
-    ("LwF", &[ALONE, "[distillation]\nweight = 0.0\nfresh_weight = 0.5\n"]),
-    ("EWC", &[ALONE, PLAIN, "[ewc]\nweight = 100.0\n"]),
-    ("L2 to start", &[ALONE, PLAIN, "[l2_to_start]\nweight = 0.1\n"]),
-    ("frozen router", &[ALONE, PLAIN, "[method]\ntrain = \"frozen_router\"\n"]),
-    ("adapters (LoRA and head)", &[ALONE, PLAIN, "[method]\ntrain = \"adapters\"\n"]),
+    ("default without counting", &["counting = { smoothing = 0.0 }\n"]),
+    (
+        "default, both paths in all steps",
+        &["hot_update = { epochs = 1, deep_every = 1, balance = 0.5 }\n"],
+    ),
+    ("fine-tuning, nothing else", &[ALONE, NOTHING_REPLAYED]),
+    ("rehearsal", &[ALONE, REHEARSAL]),
+    ("rehearsal and DER++", &[ALONE, REHEARSAL, "der = { alpha = 0.3, beta = 1.0 }\n"]),
+    ("LwF", &[ALONE, NOTHING_REPLAYED, "distillation = { fresh_weight = 0.5 }\n"]),
+    ("EWC", &[ALONE, NOTHING_REPLAYED, "ewc = { weight = 100.0 }\n"]),
+    ("L2 to start", &[ALONE, NOTHING_REPLAYED, "l2_to_start = { weight = 0.1 }\n"]),
+    ("frozen router", &[ALONE, NOTHING_REPLAYED, "method = { train = \"frozen_router\" }\n"]),
+    ("adapters (LoRA and head)", &[ALONE, NOTHING_REPLAYED, "method = { train = \"adapters\" }\n"]),
 ];
 
 /// Those whose name begins with one of `chosen`, or all; and `own`, a recipe's text, as another.

@@ -49,7 +49,7 @@ pub enum BalanceBy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Distillation {
-    /// Share of a replayed example's loss; the rest is its label's.
+    /// Share of a replayed example's loss, in steps of the deep path; the rest is its label's.
     pub weight: f64,
     /// The same for an example of the window, of a class that the champion knows.
     pub fresh_weight: f64,
@@ -97,10 +97,10 @@ impl Default for Rehearsal {
     fn default() -> Self {
         let balance_by = vec![BalanceBy::Class];
         Self {
-            capacity: 1_500,
+            capacity: 5_000,
             text_bytes: 4_096,
             part_bytes: part_bytes(),
-            share: 0.25,
+            share: 0.5,
             balance_by,
         }
     }
@@ -140,7 +140,7 @@ impl Counting {
 
 impl Default for Distillation {
     fn default() -> Self {
-        Self { weight: 0.3, fresh_weight: 0.0, temperature: 2.0 }
+        Self { weight: 0.0, fresh_weight: 0.0, temperature: 2.0 }
     }
 }
 

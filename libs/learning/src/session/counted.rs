@@ -13,7 +13,7 @@ use tidegate_model::{COUNTS, Counts, Kernels, ModelError, Weights};
 use crate::{
     Job, LearningError, Trains,
     checkpoint::Checkpoint,
-    counting::recount,
+    counting::{Logits, recount},
     lesson::{Item, Lesson},
     teacher::{self, ASK},
 };
@@ -64,7 +64,7 @@ impl Counted {
                 parts.flat_map(|part| teacher::logits::<B>(&weights, part, device)).collect()
             }
         });
-        let champion = asked.as_ref().map(|asked| asked as &dyn Fn(&[&Item]) -> Vec<f32>);
+        let champion = asked.as_ref().map(|asked| asked as &Logits<'_>);
         let counts = recount(before, smoothing, lesson, champion);
         let file = counts.to_safetensors()?.into();
         Ok(of(counts, file))

@@ -20,6 +20,7 @@ pub(crate) fn recipe() -> Recipe {
         "[architecture]\nd_model = 16\nlayers = 1\nheads = 2\nkv_heads = 1\ncontext = 16\n\
          vocab = 300\nexperts = 4\nexpert_width = 16\nwide_buckets = 4096\n\
          [cold_start]\nepochs = 3\nbatch = 8\n[hot_update]\nepochs = 2\nbatch = 8\ndeep_every = 1\n\
+         balance = 0.5\n[rehearsal]\nshare = 0.25\n[distillation]\nweight = 0.3\n\
          [checkpoints]\nsteps = 1\n",
     )
     .unwrap()
