@@ -18,7 +18,9 @@ const LORA: Adapters =
     Adapters { attention_rank: 2, expert_rank: 2, alpha: 8.0, prefix: 0, head: true };
 
 fn champion() -> (Verified, Trained) {
-    let first = cold_start("first");
+    let mut first = cold_start("first");
+    // What is counted is sure of such few words, and would drown what the network says.
+    first.recipe.counting.smoothing = 0.0;
     let made = trained(&first, &examples(BOTH, 0, 60)).unwrap();
     (published(&first, &made), made)
 }

@@ -3,7 +3,8 @@
 //! A text takes two paths, whose evidence for each class is added. The **deep** path ([`Network`])
 //! is a small transformer with a mixture of experts over byte-level BPE tokens; the **wide** path
 //! ([`WideTable`]) is linear in hashed word n-grams, because a stream's first days are few and
-//! linear evidence is strong there; it is learnt by its errors, and counted ([`Counts`]). [`Weights`] are both; [`Model`] is both, trained, and answers.
+//! linear evidence is strong there; it is learnt by its errors, and counted ([`Counts`]).
+//! [`Weights`] are both; [`Model`] is both, trained, and answers.
 //!
 //! Promises: an answer does not depend on what else is in its batch (no token is ever dropped);
 //! the same seed and inputs give the same bits on a CPU with the same number of threads; any text

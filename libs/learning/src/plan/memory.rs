@@ -24,7 +24,7 @@ pub struct Memory {
     pub activations: u64,
     /// The champion's weights, to learn from its answers or to be pulled back to.
     pub champion: u64,
-    /// Features of the window and of what is replayed.
+    /// Features of the window and of what is replayed, and what is counted.
     pub data: u64,
     /// A checkpoint while it is written.
     pub files: u64,
@@ -45,7 +45,7 @@ pub(crate) struct Held {
     pub(crate) tokens: usize,
     /// Whole copies of the champion.
     pub(crate) champions: usize,
-    /// Bytes of features and texts.
+    /// Bytes of features, texts and counts.
     pub(crate) data: usize,
     /// Bytes of a checkpoint's files.
     pub(crate) files: usize,

@@ -200,6 +200,8 @@ impl<B: Trains> Session<'_, B> {
         let replayed: BTreeSet<usize> = self.recalled.keys().copied().collect();
         let items = replayed.iter().map(|at| &self.recalled[at].item).chain(&lesson.fresh);
         let features = items.map(|item| item.features.bytes() + size_of_val(item));
+        // The table and its file.
+        let counts = self.counted.as_ref().map_or(0, |counted| 2 * counted.file.len());
         let from_champion = self.job.start.parent().is_some();
         let teacher = from_champion && Teacher::<B>::is_needed(lesson, recipe);
         let anchor = from_champion && Anchor::<B>::is_needed(recipe);
@@ -209,7 +211,7 @@ impl<B: Trains> Session<'_, B> {
             wide,
             tokens: first.iter().map(largest).max().unwrap_or_default(),
             champions: usize::from(teacher) + usize::from(anchor),
-            data: features.sum::<usize>() + self.replay.len(),
+            data: features.sum::<usize>() + self.replay.len() + counts,
             files: bytes,
         }
     }
