@@ -120,7 +120,7 @@ async fn after_a_restart_the_newest_whole_champion_answers() -> anyhow::Result<(
     // What both share under one hash cannot be altered for one of them; and what only learning goes
     // on from is not read to serve.
     let shared: Vec<PathBuf> = files(&house, &before).into_iter().map(|(_, path)| path).collect();
-    let learns = ["optimizer.safetensors", "replay.bin", "diagnosis.json"];
+    let learns = ["counts.safetensors", "optimizer.safetensors", "replay.bin", "diagnosis.json"];
     let own = files(&house, &champion)
         .into_iter()
         .filter(|(name, path)| !shared.contains(path) && !learns.contains(&name.as_str()));
