@@ -15,7 +15,7 @@ build: ## Build the binary
 	@setup/system.sh build
 	$(CARGO) build --locked --package tidegate
 
-demo: ## Run the main job on real e-mail, end to end, with a report (about a minute, after the build)
+demo: ## Run the main job on real e-mail, end to end, with a report (one to two minutes, after the build)
 	@setup/system.sh demo
 	@setup/data.sh
 	$(CARGO) build --locked --package tidegate

@@ -14,6 +14,9 @@ pub const MAX_RECORD_BYTES: usize = 8 << 20;
 
 const MAX_NAME_BYTES: usize = 256;
 
+/// Weights that an event may have: those that sums of f32 over many events can still hold.
+const WEIGHTS: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
+
 /// How a Kafka value is encoded; the `content-type` header tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ContentType {
@@ -131,8 +134,8 @@ pub enum FeatureValue {
 
 /// A validated event.
 ///
-/// INVARIANT: `id` and `domain` are 1 to 256 bytes; `parts` is not empty; `weight` is finite and
-/// positive; a label, when there, is 1 to 256 bytes.
+/// INVARIANT: `id` and `domain` are 1 to 256 bytes; `parts` is not empty; `weight` is 1e-6 to
+/// 1e6; a label, when there, is 1 to 256 bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     /// Unique within the domain.
@@ -200,8 +203,8 @@ impl Event {
             .map(|(i, part)| Part::from_proto(i, part))
             .collect::<Result<_, _>>()?;
         let weight = wire.weight.unwrap_or(1.0);
-        if !(weight.is_finite() && weight > 0.0) {
-            return Err(field("weight", format!("is {weight}: a finite number above 0 is needed")));
+        if !WEIGHTS.contains(&weight) {
+            return Err(field("weight", format!("is {weight}: 0.000001 to 1000000 is possible")));
         }
         Ok(Self {
             id: EventId::new(checked("id", wire.id)?),
@@ -489,6 +492,8 @@ mod tests {
             (r#"{"id":"a","parts":[{"image":"AAAA"}]}"#, "`parts[0].image`"),
             (r#"{"id":"a","parts":[{"text":"hi"}],"label":""}"#, "`label`"),
             (r#"{"id":"a","parts":[{"text":"hi"}],"weight":-1}"#, "`weight`"),
+            (r#"{"id":"a","parts":[{"text":"hi"}],"weight":1e300}"#, "`weight`"),
+            (r#"{"id":"a","parts":[{"text":"hi"}],"weight":1e-300}"#, "`weight`"),
             (r#"{"id":"a","parts":[{"text":"hi"}],"colour":1}"#, "colour"),
             (r#"{"id":7,"parts":[{"text":"hi"}]}"#, "json"),
             ("", "empty"),

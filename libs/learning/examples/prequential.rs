@@ -5,7 +5,7 @@
 //!
 //! Text is subject and body without tags, the first 4,000 characters. 15 % of the mails are held
 //! out by the hash of their id: predicted, never learnt. `--share 0.4` ends after that share of
-//! the stream, which is what the recipe's defaults were chosen on. `--paths wide` learns with
+//! the stream, which is what the cold start's defaults were chosen on. `--paths wide` learns with
 //! the wide path alone, `deep` with the deep path alone, `all` prints the ablation.
 use std::{
     collections::BTreeMap,

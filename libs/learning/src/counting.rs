@@ -24,8 +24,8 @@ const ONE_IN: usize = 4;
 /// Logits of items, `[items.len(), classes]`.
 pub(crate) type Logits<'a> = dyn Fn(&[&Item]) -> Vec<f32> + 'a;
 
-/// The champion's counts, or none yet, with the window's. `champion`: without
-/// evidence; nothing in a cold start.
+/// The champion's counts, or none yet, with the window's. `champion`: without evidence; nothing in a
+/// cold start.
 ///
 /// How far counts can be relied on beside the rest is found out on texts that neither has seen: on
 /// the window, before it is counted and learnt (stacking: Wolpert 1992, with one weight).
@@ -43,19 +43,21 @@ pub(crate) fn recount(
     if counts.is_empty() {
         let (most, last) = fresh.split_at(fresh.len() - fresh.len() / ONE_IN);
         let mut first = counts.clone();
-        add(&mut first, most);
+        add(&mut first, most, lesson);
         weigh(&mut first, last, champion);
         (counts.scale, counts.heat) = (first.scale, first.heat);
     } else {
         weigh(&mut counts, fresh, champion);
     }
-    add(&mut counts, fresh);
+    add(&mut counts, fresh, lesson);
     counts
 }
 
-fn add(counts: &mut Counts, items: &[Item]) {
+/// By their own weights: those of steps make up for how many of a class a window has, and counts of
+/// many windows are to be those of all at once.
+fn add(counts: &mut Counts, items: &[Item], lesson: &Lesson) {
     for item in items {
-        counts.add(&item.features, item.class, item.weight);
+        counts.add(&item.features, item.class, lesson.own_weight(item));
     }
 }
 

@@ -223,6 +223,11 @@ impl Lesson {
         Ok(items(window.features, &self.labels, &self.groups, &window.examples))
     }
 
+    /// An example's weight without that of its class.
+    pub(crate) fn own_weight(&self, item: &Item) -> f32 {
+        item.weight / self.balance[item.class]
+    }
+
     /// Features of what is replayed, by index.
     pub(crate) fn recall(&self, chosen: &[usize]) -> Result<Vec<Item>, LearningError> {
         let mut items = self.items_of(chosen.iter().map(|&at| &self.before.items()[at]))?;

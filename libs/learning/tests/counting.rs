@@ -7,7 +7,8 @@ use common::{accuracy, cold_start, examples, hot_update, published, trained};
 use tidegate_learning::{Job, Train, Trained};
 use tidegate_ledger::Verified;
 use tidegate_model::{
-    ARCHITECTURE, Architecture, COUNTS, Counts, CpuBackend, Device, Model, WEIGHTS, Weights,
+    ARCHITECTURE, Architecture, COUNTS, Counts, CpuBackend, Device, Featurizer, Input, Model,
+    TOKENIZER, Tokenizer, WEIGHTS, Weights,
 };
 
 const BOTH: &[&str] = &["spam", "ham"];
@@ -99,6 +100,43 @@ fn a_job_without_steps_changes_answers_by_what_it_counts_alone() {
         model.predict(&[examples(BOTH, 60, 1)[0].input.clone()]).unwrap()[0].probabilities.clone()
     };
     assert_ne!(probabilities(&first), probabilities(&second));
+}
+
+#[test]
+fn counts_of_two_windows_are_those_of_both_at_once() {
+    let (start, _) = champion(0.5);
+    let (old, new) = (examples(BOTH, 0, 60), examples(&["spam", "spam", "ham"], 60, 31));
+    let mut update = update(&start, 0.5);
+    // Its steps weigh the rare class more.
+    update.recipe.hot_update.balance = 1.0;
+    let second = trained(&update, &new).unwrap();
+    let both = trained(&cold_start("both"), &[old, new].concat()).unwrap();
+    let odds = |trained: &Trained| -> Vec<f32> {
+        let architecture: Architecture =
+            serde_json::from_slice(&trained.files[ARCHITECTURE]).unwrap();
+        let tokenizer = Tokenizer::from_bytes(&trained.files[TOKENIZER]).unwrap();
+        let inputs: Vec<Input> = examples(BOTH, 200, 20).into_iter().map(|e| e.input).collect();
+        let features = Featurizer::new(tokenizer, architecture).features_all(&inputs).unwrap();
+        counts(trained, 2).evidence().logits(&features.iter().collect::<Vec<_>>())
+    };
+    for (one, other) in odds(&second).into_iter().zip(odds(&both)) {
+        assert!((one - other).abs() < 1e-3, "{one} {other}");
+    }
+}
+
+#[test]
+fn switched_off_what_was_counted_stays_as_if_it_were_learnt() {
+    let (start, first) = champion(0.5);
+    let mut job = update(&start, 0.0);
+    (job.recipe.hot_update.deep_rate, job.recipe.hot_update.wide_rate) = (0.0, 1e-12);
+    let second = trained(&job, &examples(BOTH, 60, 40)).unwrap();
+    assert!(!second.files.contains_key(COUNTS));
+    let probabilities = |trained: &Trained| -> Vec<f32> {
+        let model = Model::from_files(&trained.files, &Device::Cpu).unwrap();
+        let inputs: Vec<Input> = examples(BOTH, 200, 20).into_iter().map(|e| e.input).collect();
+        model.predict(&inputs).unwrap().into_iter().flat_map(|s| s.probabilities).collect()
+    };
+    assert_eq!(probabilities(&first), probabilities(&second));
 }
 
 #[test]

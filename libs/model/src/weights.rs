@@ -48,6 +48,9 @@ impl<B: Kernels> Weights<B> {
 
     /// With what was counted, `scale` times, and all logits divided by its heat: the weights that
     /// answer. [`Weights::without`] makes them those again that learn.
+    ///
+    /// # Panics
+    /// When the counts are of another number of buckets or classes.
     #[must_use]
     pub fn with(mut self, counts: &Counts) -> Self {
         self.wide.add(&counts.evidence(), counts.scale);
@@ -56,6 +59,9 @@ impl<B: Kernels> Weights<B> {
     }
 
     /// Without what was counted. The deep path gets its very bits back, the wide one up to rounding.
+    ///
+    /// # Panics
+    /// As [`Weights::with`].
     #[must_use]
     pub fn without(mut self, counts: &Counts) -> Self {
         self.wide.multiply(counts.heat);

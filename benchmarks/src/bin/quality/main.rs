@@ -46,8 +46,8 @@ struct Options {
     /// What this file changes of the default recipe, for our updates.
     #[arg(long)]
     recipe: Option<PathBuf>,
-    /// Our updates alone, on the first fifth of each stream and scored there: what settings are
-    /// chosen on. Writes nothing.
+    /// On the first fifth of each stream and scored there: what settings are chosen on. Writes
+    /// nothing.
     #[arg(long)]
     development: bool,
     /// A few batches, to see whether it runs; writes nothing.
@@ -106,7 +106,7 @@ fn main() -> anyhow::Result<()> {
     let mut streams = streams::all(&options.corpus, &options.opinions)?;
     streams.retain(|s| options.streams.is_empty() || options.streams.iter().any(|n| n == s.name));
     if options.development {
-        return development(&streams, &recipe);
+        return development(&options, &streams, &recipe);
     }
     let mut rows = table(&[
         "stream",
@@ -158,8 +158,8 @@ fn main() -> anyhow::Result<()> {
     report.publish(&rows, &notes, &options.out)
 }
 
-/// Scores where settings may be chosen.
-fn development(streams: &[Stream], recipe: &Recipe) -> anyhow::Result<()> {
+/// Scores where settings may be chosen; peers' beside ours.
+fn development(options: &Options, streams: &[Stream], recipe: &Recipe) -> anyhow::Result<()> {
     for stream in streams {
         let mut short = stream.clone();
         let (skipped, mut kept) = (scores::skipped(stream), 0);
@@ -168,19 +168,37 @@ fn development(streams: &[Stream], recipe: &Recipe) -> anyhow::Result<()> {
             kept <= skipped
         });
         let ours = ours::updated(&short, recipe, 1)?;
+        let folder = tempfile::tempdir()?;
+        let peer = peer(options, &short, folder.path())?;
         // All of it is before what counts in a report.
-        let found = score(stream, &ours.predictions, true);
-        println!(
-            "{}: accuracy {:.4}, macro-F1 {:.4} over {}; {:.1} CPU s, of which the cold start {:.1}",
-            stream.name,
-            found.accuracy,
-            found.macro_f1,
-            found.n,
-            ours.training.cpu_s,
-            ours.cold_start.cpu_s
-        );
+        let found = |predictions: &[Option<String>]| score(stream, predictions, true);
+        let say = |who: &str, scores: &Scores, cpu_s: f64| {
+            println!(
+                "{}, {who}: accuracy {:.4}, macro-F1 {:.4} over {}; {cpu_s:.1} CPU s",
+                stream.name, scores.accuracy, scores.macro_f1, scores.n
+            );
+        };
+        say("tidegate", &found(&ours.predictions), ours.training.cpu_s);
+        for (who, learner) in [
+            ("TF-IDF + logistic regression", peer.scratch),
+            ("SGD", peer.sgd),
+            ("passive-aggressive", peer.passive_aggressive),
+            ("complement naive Bayes", peer.complement_nb),
+            ("River's complement naive Bayes", peer.river),
+        ] {
+            say(who, &found(&middle(learner.runs, &found)), learner.seconds.cpu_s);
+        }
     }
     Ok(())
+}
+
+/// The middle one of several seeds.
+fn middle(
+    mut runs: Vec<Vec<Option<String>>>,
+    scores: &impl Fn(&[Option<String>]) -> Scores,
+) -> Vec<Option<String>> {
+    runs.sort_by(|a, b| scores(a).accuracy.total_cmp(&scores(b).accuracy));
+    runs.swap_remove(runs.len() / 2)
 }
 
 /// Everybody on one stream; ours first, then our own full retraining.
@@ -200,13 +218,8 @@ fn measure(
         Line { who, scores, training, predictions, batch }
     };
     let of = |who, batch, learner: Learner| {
-        // The middle one of several seeds.
-        let mut runs = learner.runs;
-        runs.sort_by(|a, b| {
-            score(stream, a, false).accuracy.total_cmp(&score(stream, b, false).accuracy)
-        });
-        let middle = runs.swap_remove(runs.len() / 2);
-        line(who, batch, middle, learner.seconds)
+        let predictions = middle(learner.runs, &|runs| score(stream, runs, false));
+        line(who, batch, predictions, learner.seconds)
     };
     let lines = vec![
         line(OURS, true, ours.predictions, ours.training),

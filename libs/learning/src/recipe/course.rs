@@ -90,7 +90,7 @@ impl Course {
 
     /// Many passes of the wide path, few steps of the deep one: chosen on the first fifth of each
     /// stream of `benchmarks/quality`, and on the part of `benchmarks/continual` that is set aside
-    /// for it. More steps of the deep path were no better there and forgot more.
+    /// for it. More steps of the deep path took longer, and were no better there on the whole.
     pub(super) fn hot_update() -> Self {
         Self {
             epochs: 6,

@@ -49,10 +49,10 @@ impl Counted {
             let Some(file) = checkpoint.files.get(COUNTS) else { return Ok(None) };
             return Ok(of(read(lesson, lesson.labels.len(), file)?, file.clone()));
         }
-        let smoothing = job.recipe.counting.smoothing as f32;
-        if smoothing <= 0.0 {
+        if !counts(job) {
             return Ok(None);
         }
+        let smoothing = job.recipe.counting.smoothing as f32;
         let before = of_champion(job, lesson, lesson.labels.len())?.map(|(_, counts)| counts);
         let champion = champion.map(|weights| Weights::<B::InnerBackend> {
             network: weights.network.valid(),
@@ -70,13 +70,16 @@ impl Counted {
         Ok(of(counts, file))
     }
 
-    /// Weights of the champion, of its classes or more, as they learn: without what was counted.
+    /// Weights of the champion, of its classes or more, as they learn: without what was counted. Where
+    /// the job counts nothing they keep it, as if it were learnt by steps.
     pub(super) fn out_of<B: Kernels>(
         weights: Weights<B>,
         job: &Job,
         lesson: &Lesson,
     ) -> Result<Weights<B>, LearningError> {
-        Ok(match of_champion(job, lesson, weights.wide.classes())? {
+        let old =
+            if counts(job) { of_champion(job, lesson, weights.wide.classes())? } else { None };
+        Ok(match old {
             Some((_, counts)) => weights.without(&counts),
             None => weights,
         })
@@ -94,6 +97,11 @@ impl Counted {
     pub(super) fn scale(&self) -> f32 {
         self.counts.scale
     }
+}
+
+/// Whether a job whose wide path learns counts.
+fn counts(job: &Job) -> bool {
+    job.recipe.counting.smoothing > 0.0
 }
 
 /// The champion's counts, of so many classes. None of a job in another domain: what was counted

@@ -45,8 +45,8 @@ impl<B: Trains> Session<'_, B> {
     /// Accuracies on what is held back, by name; none where nothing is.
     ///
     /// `transfer.zero_shot_accuracy` is that of the source's answers before the first step, among the
-    /// classes that are kept, where an example of another class is missed; `transfer.accuracy` that of the answers
-    /// after the last. `transfer.few_shot_K_accuracy` tells what the deep path's representation is
+    /// classes that are kept, where an example of another class is missed; `transfer.accuracy` that of
+    /// the answers after the last. `transfer.few_shot_K_accuracy` tells what the deep path's representation is
     /// worth with K examples a class: the nearest class mean of normalised pooled outputs
     /// (prototypes, Snell et al. 2017, arXiv 1703.05175; normalised as in SimpleShot, Wang et al.
     /// 2019, arXiv 1911.04623), averaged over ten draws. `_after` is of the trained weights.

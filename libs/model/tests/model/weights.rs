@@ -1,7 +1,7 @@
 //! What is kept in files.
 use burn::module::{Module as _, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Tensor, backend::Backend};
-use tidegate_model::{Batch, CpuBackend, Features, ModelError, Weights};
+use tidegate_model::{Batch, Counts, CpuBackend, Features, ModelError, Weights};
 
 use crate::samples::{self, architecture, load, random, read, write};
 
@@ -49,6 +49,32 @@ fn what_was_saved_reads_back_to_the_bit_under_the_same_ids() {
     ids.0.sort_unstable_by_key(ParamId::val);
     ids.0.dedup();
     assert_eq!(ids.0.len(), read(&bytes).len() - 2, "every parameter has an id of its own");
+}
+
+#[test]
+fn what_is_counted_is_added_under_one_heat_and_taken_out_again() {
+    let weights = load(&architecture(), 3, &random(&architecture(), 3, 1));
+    let features = samples::featurizer(&architecture()).features_all(&samples::inputs()).unwrap();
+    let texts: Vec<&Features> = features.iter().collect();
+    let mut counts = Counts::none(&architecture(), 3, 0.5, 1.5);
+    counts.heat = 4.0;
+    texts.iter().enumerate().for_each(|(at, text)| counts.add(text, at % 3, 1.0));
+    let floats = |weights: &Weights<CpuBackend>| -> Vec<f32> {
+        logits(weights).into_iter().flatten().map(f32::from_bits).collect()
+    };
+    let odds = counts.evidence().logits(&texts);
+    let answers = weights.clone().with(&counts);
+    assert!(odds.iter().any(|odds| odds.abs() > 0.1), "{odds:?}");
+    for ((plain, odds), found) in floats(&weights).iter().zip(odds).zip(floats(&answers)) {
+        assert!(((plain + 1.5 * odds) / 4.0 - found).abs() < 1e-4, "{plain} {odds} {found}");
+    }
+    let back = read(&answers.without(&counts).to_safetensors().unwrap());
+    for (name, (shape, values)) in read(&weights.to_safetensors().unwrap()) {
+        let apart = values.iter().zip(&back[&name].1).map(|(a, b)| (a - b).abs());
+        let apart = apart.fold(0.0, f32::max);
+        let bound = if name == "wide.rows" { 1e-5 } else { 0.0 };
+        assert!(shape == back[&name].0 && apart <= bound, "{name}: {apart}");
+    }
 }
 
 #[test]
