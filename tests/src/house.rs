@@ -348,7 +348,11 @@ impl House {
         serde_json::from_str(&text).with_context(|| format!("tidegate {}: {text}", args.join(" ")))
     }
 
-    async fn channel(&self) -> anyhow::Result<Channel> {
+    /// To its gRPC door, for a client of one's own.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn channel(&self) -> anyhow::Result<Channel> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc()))?;
         Ok(endpoint.connect_timeout(Duration::from_secs(5)).connect().await?)
     }

@@ -64,9 +64,18 @@ name!(
     Domain
 );
 name!(
-    /// A class of the open label set.
+    /// A class of the open label set; where numbers are learnt, one in decimal notation.
     Class
 );
+
+impl Class {
+    /// The finite number that it is, where it is one.
+    #[must_use]
+    pub fn number(&self) -> Option<f64> {
+        self.0.trim().parse().ok().filter(|number: &f64| number.is_finite())
+    }
+}
+
 name!(
     /// Who did it: `controller`, `operator:ana`, `cron:daily`, ...
     Actor

@@ -98,11 +98,24 @@ impl Default for CurationConfig {
 pub struct ValidateConfig {
     /// How far an event's time may lie after its record's, in seconds: clocks differ a little.
     pub max_future_s: u64,
+    /// What labels are: with `numbers`, any other is rejected.
+    pub labels: LabelKind,
+}
+
+/// What labels are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LabelKind {
+    /// Names of classes; any text is one.
+    #[default]
+    Classes,
+    /// Numbers in decimal notation, for a model whose `architecture.task` is `regression`.
+    Numbers,
 }
 
 impl Default for ValidateConfig {
     fn default() -> Self {
-        Self { max_future_s: 3_600 }
+        Self { max_future_s: 3_600, labels: LabelKind::Classes }
     }
 }
 

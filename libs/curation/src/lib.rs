@@ -44,8 +44,8 @@ mod snapshot;
 mod validate;
 
 pub use config::{
-    CurationConfig, CurationError, ExactConfig, HoldoutConfig, JoinConfig, NearConfig, ShingleUnit,
-    StageName, ValidateConfig,
+    CurationConfig, CurationError, ExactConfig, HoldoutConfig, JoinConfig, LabelKind, NearConfig,
+    ShingleUnit, StageName, ValidateConfig,
 };
 pub use meter::StageCounters;
 pub use minhash::Banding;

@@ -4,19 +4,34 @@ use tidegate_contracts::{ContentType, Event, EventError, LateLabel, Part, proto}
 use tidegate_model::check_part;
 
 use crate::{
-    config::{StageName, ValidateConfig},
+    config::{LabelKind, StageName, ValidateConfig},
     record::{Body, Outcome, Raw, Record, Rejection, Side, Stage},
 };
 
 /// The first stage.
 pub(crate) struct Validate {
     max_future: TimeDelta,
+    labels: LabelKind,
 }
 
 impl Validate {
     pub(crate) fn new(config: &ValidateConfig) -> Self {
         let seconds = i64::try_from(config.max_future_s).unwrap_or(i64::MAX);
-        Self { max_future: TimeDelta::try_seconds(seconds).unwrap_or(TimeDelta::MAX) }
+        let max_future = TimeDelta::try_seconds(seconds).unwrap_or(TimeDelta::MAX);
+        Self { max_future, labels: config.labels }
+    }
+
+    /// What is wrong with a label, if anything is.
+    fn no_number(&self, body: &Body) -> Option<String> {
+        let label = match body {
+            Body::Event(event) => event.label.as_ref()?,
+            Body::Label(label) => &label.label,
+            Body::Undecoded(_) => return None,
+        };
+        let wrong = self.labels == LabelKind::Numbers && label.number().is_none();
+        wrong.then(|| {
+            format!("label `{label}` is not a number: labels here are numbers, as in \"12.5\"")
+        })
     }
 
     fn is_future(&self, time: DateTime<Utc>, record_time: DateTime<Utc>) -> bool {
@@ -127,6 +142,9 @@ impl Stage for Validate {
             && let Err(reason) = parts(event)
         {
             return Outcome::Reject(record, Rejection { code: "undecodable_part", reason });
+        }
+        if let Some(reason) = self.no_number(&record.body) {
+            return Outcome::Reject(record, Rejection { code: "label_no_number", reason });
         }
         if self.is_future(time, record.raw.time) {
             let reason = format!(

@@ -8,7 +8,7 @@ use crate::{
     evidence::{ClassAgreement, Evidence, Table},
     judge::{Finding, Limit, judge, not_judged, rule, words},
     load::{Latency, Throughput},
-    metric::Family,
+    metric::{Answers, Family},
     stats::{Interval, Paired, mean_of_proportions, stratified_difference, wilson},
 };
 
@@ -112,7 +112,17 @@ fn conclude(check: &Check, evidence: &Evidence<'_>, found: &Finding, result: &mu
 }
 
 fn find(check: &Check, evidence: &Evidence<'_>) -> Found {
-    let perturbs = check.under.is_some() || check.metric == Metric::RobustAccuracy;
+    let numbers = evidence.of.answers_numbers();
+    let other = match check.metric.answers() {
+        Answers::Classes => numbers.then_some("classes, and these answers are numbers"),
+        Answers::Numbers => (!numbers).then_some("numbers, and these answers are classes"),
+        Answers::Any => None,
+    };
+    if let Some(other) = other {
+        let why = format!("this metric is of {other}");
+        return Err(NotJudged::new(CheckState::NotApplicable, 0, why));
+    }
+    let perturbs = check.under.is_some() || check.metric.is_robust();
     let all = evidence.of.examples.len();
     let asked = perturbs && all > 0 && !evidence.perturbed.is_empty();
     if asked && table(check, evidence).examples.is_empty() {
@@ -145,7 +155,7 @@ fn resampling<'a>(check: &Check, evidence: &Evidence<'_>) -> Resampling<'a> {
 }
 
 fn table<'e>(check: &Check, evidence: &'e Evidence<'_>) -> &'e Table {
-    if check.metric == Metric::RobustAccuracy {
+    if check.metric.is_robust() {
         return &evidence.robust;
     }
     let under = check.under.and_then(|under| {
@@ -233,6 +243,7 @@ fn versus(check: &Check, evidence: &Evidence<'_>) -> Found {
     let candidate = &table.candidate;
     let champion = table.champion.as_ref().expect("a relative check runs with a champion only");
     let metric = check.metric;
+    let is_ratio = matches!(check.bound, Bound::Ratio(_));
     let (estimate, interval, method) = match metric {
         Metric::Accuracy | Metric::RobustAccuracy => {
             let pairs = rows.iter().map(|&row| (candidate.right(row), champion.right(row)));
@@ -243,7 +254,9 @@ fn versus(check: &Check, evidence: &Evidence<'_>) -> Found {
         metric => {
             let found = bootstrap(rows.len(), resampling(check, evidence), |picked| {
                 let picked: Vec<usize> = picked.iter().map(|&at| rows[at]).collect();
-                Some(candidate.value(metric, &picked)? - champion.value(metric, &picked)?)
+                let (one, other) =
+                    (candidate.value(metric, &picked)?, champion.value(metric, &picked)?);
+                Some(if is_ratio { times(one, other) } else { one - other })
             });
             let found = of_bootstrap(found, n)?;
             (found.estimate, found.interval, found.method)
@@ -257,6 +270,11 @@ fn versus(check: &Check, evidence: &Evidence<'_>) -> Found {
         method,
         n,
     })
+}
+
+/// Of errors: two that are 0 are alike.
+fn times(one: f64, other: f64) -> f64 {
+    if one == other { 1.0 } else { one / other }
 }
 
 fn groups(check: &Check, evidence: &Evidence<'_>) -> Groups {

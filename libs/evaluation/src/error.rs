@@ -12,6 +12,12 @@ pub enum EvaluationError {
         /// What it said.
         source: ModelError,
     },
+    /// Candidate and champion cannot be held against each other.
+    #[error(
+        "one of candidate and champion answers with numbers, the other with classes: a model of the \
+         other kind begins with a data directory, and so with a ledger, of its own"
+    )]
+    OtherKind,
     /// A model answered what cannot be read as probabilities.
     #[error("an answer cannot be used: {0}")]
     BadAnswer(String),

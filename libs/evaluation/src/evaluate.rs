@@ -42,7 +42,9 @@ pub fn evaluate(of: &Evaluation<'_>, memory: &mut Memory) -> Verdict {
         }
     };
     if unread > 0 {
-        let said = format!("{unread} held-out examples have no part that a model here reads");
+        let said = format!(
+            "{unread} held-out examples have no part that a model here reads, or no number"
+        );
         environment.insert("sample.unread".to_owned(), said);
     }
     let outcome = conclude(&checks);
@@ -74,11 +76,15 @@ pub fn evaluate(of: &Evaluation<'_>, memory: &mut Memory) -> Verdict {
 }
 
 /// Held-out examples that the candidate or the champion reads: what one of them reads, the other is
-/// held against.
+/// held against. Where numbers are answered, those that have one.
 fn read_by_any<'a>(of: &Evaluation<'a>) -> Cow<'a, [EvalExample]> {
     let champion = of.champion.map(|champion| champion.predictor);
+    let numbers = of.answers_numbers();
     let reads = |example: &EvalExample| {
         let input = &example.input;
+        if numbers && example.label.number().is_none() {
+            return false;
+        }
         of.candidate.predictor.reads(input) || champion.is_some_and(|model| model.reads(input))
     };
     only(of.examples, reads)
@@ -87,7 +93,10 @@ fn read_by_any<'a>(of: &Evaluation<'a>) -> Cow<'a, [EvalExample]> {
 /// Labels that the champion can be asked about.
 fn read_by_champion<'a>(of: &Evaluation<'a>) -> Cow<'a, [EvalExample]> {
     let Some(champion) = of.champion else { return Cow::Borrowed(of.window_labels) };
-    only(of.window_labels, |example| champion.predictor.reads(&example.input))
+    let numbers = champion.predictor.levels().is_some();
+    only(of.window_labels, |example| {
+        champion.predictor.reads(&example.input) && (!numbers || example.label.number().is_some())
+    })
 }
 
 fn only(examples: &[EvalExample], reads: impl Fn(&EvalExample) -> bool) -> Cow<'_, [EvalExample]> {

@@ -5,12 +5,13 @@ use std::{
 };
 
 use tidegate_contracts::{ArtifactHash, Class, Domain, EventId, GenerationId, Manifest, Window};
-use tidegate_model::{Input, Model, ModelError, Scores};
+use tidegate_model::{Input, Levels, Model, ModelError, Scores};
 use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod};
 
 use crate::{
-    Classes, EvaluationError, Perturbation, Scored, Suite,
+    Classes, EvaluationError, Numbers, Perturbation, Scored, Suite,
     load::{Latency, Pair, Throughput},
+    numbers::covers,
     perturb::seed_of,
 };
 
@@ -34,6 +35,11 @@ pub trait Predictor: Sync {
     /// Whatever keeps the model from answering.
     fn predict(&self, inputs: &[Input]) -> Result<Vec<Scores>, ModelError>;
 
+    /// What its outputs stand for where it answers with numbers.
+    fn levels(&self) -> Option<&Levels> {
+        None
+    }
+
     /// Whether it reads any part of this input. Only of such it is asked.
     fn reads(&self, _input: &Input) -> bool {
         true
@@ -43,6 +49,10 @@ pub trait Predictor: Sync {
 impl Predictor for Model {
     fn labels(&self) -> &[Class] {
         Self::labels(self)
+    }
+
+    fn levels(&self) -> Option<&Levels> {
+        Self::levels(self)
     }
 
     /// Of an input that cannot be read, every class is as likely.
@@ -90,7 +100,7 @@ pub struct EvalExample {
     pub domain: Domain,
     /// What models see.
     pub input: Input,
-    /// The class.
+    /// The class, or the number in decimal notation.
     pub label: Class,
     /// Fairness attributes.
     pub groups: BTreeMap<String, String>,
@@ -131,6 +141,19 @@ pub struct Evaluation<'a> {
     pub region: &'a str,
     /// Of every random choice.
     pub seed: u64,
+}
+
+impl Evaluation<'_> {
+    /// Whether the candidate answers with numbers.
+    pub(crate) fn answers_numbers(&self) -> bool {
+        self.candidate.predictor.levels().is_some()
+    }
+
+    /// Whether the champion answers in the same way, if there is one.
+    pub(crate) fn is_comparable(&self) -> bool {
+        let numbers = self.answers_numbers();
+        self.champion.is_none_or(|champion| champion.predictor.levels().is_some() == numbers)
+    }
 }
 
 /// Answers to unperturbed inputs, kept from one evaluation to the next: a champion is asked only
@@ -253,6 +276,9 @@ impl<'a> Evidence<'a> {
         memory: &mut Memory,
         meter: &EnergyMeter,
     ) -> Result<Self, EvaluationError> {
+        if !of.is_comparable() {
+            return Err(EvaluationError::OtherKind);
+        }
         let mut subjects = vec![of.candidate.id];
         subjects.extend(of.champion.map(|champion| champion.id));
         memory.keep_only(&subjects);
@@ -298,7 +324,11 @@ impl<'a> Evidence<'a> {
     }
 }
 
+/// None where numbers are answered.
 fn classes(of: &Evaluation<'_>) -> Classes {
+    if of.answers_numbers() {
+        return Classes::default();
+    }
     let candidate = of.candidate.predictor.labels();
     let champion = of.champion.map_or(&[][..], |champion| champion.predictor.labels());
     Classes::new(candidate.iter().chain(champion).chain(of.examples.iter().map(|e| &e.label)))
@@ -311,6 +341,16 @@ fn table(
     candidate: &[Scores],
     champion: Option<&[Scores]>,
 ) -> Result<Table, EvaluationError> {
+    if of.answers_numbers() {
+        let number = |&row: &usize| number_of(&of.examples[row].label);
+        let truth: Vec<f64> = examples.iter().map(number).collect();
+        let candidate = of_numbers(of.candidate.predictor, &truth, candidate)?;
+        let champion = match (of.champion, champion) {
+            (Some(subject), Some(scores)) => Some(of_numbers(subject.predictor, &truth, scores)?),
+            _ => None,
+        };
+        return Ok(Table { examples, candidate, champion });
+    }
     let number = |&row: &usize| {
         classes.number(&of.examples[row].label).expect("every example's label is numbered")
     };
@@ -326,6 +366,20 @@ fn table(
     Ok(Table { examples, candidate, champion })
 }
 
+fn of_numbers(
+    predictor: &dyn Predictor,
+    truth: &[f64],
+    scores: &[Scores],
+) -> Result<Scored, EvaluationError> {
+    let levels = predictor.levels().expect("both answer with numbers: this was asked before");
+    let numbers = Numbers::new(levels, predictor.labels().len(), truth.to_vec(), scores)?;
+    Ok(Scored { numbers: Some(numbers), ..Scored::default() })
+}
+
+fn number_of(label: &Class) -> f64 {
+    label.number().expect("examples without a number were left out")
+}
+
 /// The newest examples of those that are `wanted`, each class by its share, in order.
 fn newest(of: &Evaluation<'_>, count: usize, wanted: impl Fn(&EvalExample) -> bool) -> Vec<usize> {
     let all: Vec<usize> = (0..of.examples.len()).filter(|&row| wanted(&of.examples[row])).collect();
@@ -333,9 +387,11 @@ fn newest(of: &Evaluation<'_>, count: usize, wanted: impl Fn(&EvalExample) -> bo
         return all;
     }
     let share = count as f64 / all.len() as f64;
-    let mut by_class = BTreeMap::<&Class, Vec<usize>>::new();
+    let numbers = of.answers_numbers();
+    let mut by_class = BTreeMap::<Option<&Class>, Vec<usize>>::new();
     for row in all {
-        by_class.entry(&of.examples[row].label).or_default().push(row);
+        let class = (!numbers).then_some(&of.examples[row].label);
+        by_class.entry(class).or_default().push(row);
     }
     let take = |rows: Vec<usize>| {
         let quota = (rows.len() as f64 * share).round().max(1.0) as usize;
@@ -384,6 +440,12 @@ fn robust(clean: &Table, perturbed: &[(Perturbation, Table)]) -> Table {
     let Some((_, first)) = perturbed.first() else { return Table::default() };
     let worst = |of: &dyn Fn(&Table) -> Option<Scored>| -> Option<Scored> {
         let whole = of(clean)?;
+        if let Some(numbers) = &whole.numbers {
+            let tables = perturbed.iter().filter_map(|(_, table)| of(table)?.numbers);
+            let picked = numbers.pick(&first.examples);
+            let worst = tables.fold(picked, |worst, table| worst.worse(&table));
+            return Some(Scored { numbers: Some(worst), ..Scored::default() });
+        }
         let pick = |values: &[usize]| first.examples.iter().map(|&row| values[row]).collect();
         let mut worst = Scored {
             truth: pick(&whole.truth),
@@ -418,6 +480,9 @@ fn agreement(
     let (Some(champion), Some(scored)) = (&of.champion, &clean.champion) else {
         return Ok(Agreement::default());
     };
+    if champion.predictor.levels().is_some() {
+        return agreement_of_numbers(of, memory, champion, scored);
+    }
     let labels = champion.predictor.labels();
     let known: HashSet<&Class> = labels.iter().collect();
     let (labelled, unknown): (Vec<_>, Vec<_>) =
@@ -449,6 +514,34 @@ fn agreement(
         .map(|(class, [earlier, window])| ClassAgreement { class: class.clone(), earlier, window })
         .collect();
     Ok(Agreement { classes, unknown })
+}
+
+/// Whether numbers lie in the champion's intervals, of all labels alike.
+fn agreement_of_numbers(
+    of: &Evaluation<'_>,
+    memory: &mut Memory,
+    champion: &Subject<'_>,
+    scored: &Scored,
+) -> Result<Agreement, EvaluationError> {
+    let levels = champion.predictor.levels().expect("the champion answers with numbers");
+    let step = of.window_labels.len().div_ceil(AGREEMENT_ROWS).max(1);
+    let asked: Vec<&EvalExample> = of.window_labels.iter().step_by(step).collect();
+    let inputs: Vec<&Input> = asked.iter().map(|example| &example.input).collect();
+    let answers = memory.ask("champion", champion, &inputs)?;
+    let (mut earlier, mut window) = ((0, 0), (0, 0));
+    let mut count = |fresh: bool, agrees: bool| {
+        let (agreed, all) = if fresh { &mut window } else { &mut earlier };
+        *agreed += u64::from(agrees);
+        *all += 1;
+    };
+    for (example, answer) in asked.into_iter().zip(&answers) {
+        count(true, covers(levels, &answer.probabilities, number_of(&example.label)));
+    }
+    let covered = &scored.numbers.as_ref().expect("the champion's answers are numbers").covered;
+    of.examples.iter().zip(covered).for_each(|(example, covered)| count(example.fresh, *covered));
+    let of_all = ClassAgreement { class: Class::new("numbers"), earlier, window };
+    let classes = if window.1 > 0 { vec![of_all] } else { Vec::new() };
+    Ok(Agreement { classes, unknown: 0 })
 }
 
 /// Hash over what was judged on, in order.

@@ -49,7 +49,7 @@ impl Groups {
                 continue;
             }
             let mut positives = vec![0_u64; scored.classes];
-            for &row in &rows {
+            for &row in rows.iter().filter(|_| scored.numbers.is_none()) {
                 positives[scored.truth[row]] += 1;
             }
             let known = positives.iter().map(|&p| p >= min_class && n - p >= min_class).collect();
@@ -76,6 +76,15 @@ impl Groups {
         picked: &[usize],
         of: &[usize],
     ) -> Option<f64> {
+        if let Some(numbers) = &scored.numbers {
+            let mut sums = vec![(0.0, 0.0); self.names.len()];
+            for &place in picked {
+                let (sum, n) = &mut sums[of[place]];
+                *sum += numbers.error(self.rows[place]);
+                *n += 1.0;
+            }
+            return spread(sums.into_iter().map(|(sum, n)| sum / n));
+        }
         let classes = scored.classes;
         let mut n = vec![0_f64; self.names.len()];
         let mut right = n.clone();

@@ -5,7 +5,7 @@ use tidegate_contracts::{Layer, Severity};
 use crate::{
     Bound, Suite,
     judge::{Limit, rule},
-    metric::Family,
+    metric::{Answers, Family},
     stats::{normal_cdf, wilson, z},
 };
 
@@ -57,10 +57,12 @@ impl Suite {
             return format!("nothing: {n} examples, {} are needed", check.min_n);
         }
         // The robust layer sees a bounded sample.
-        let capped = check.under.is_some() || check.metric == crate::Metric::RobustAccuracy;
+        let capped = check.under.is_some() || check.metric.is_robust();
+        // What two models of equal quality differ by is known of shares of right answers only.
+        let counts = check.metric.is_share() && check.metric.answers() == Answers::Classes;
         let n = if capped { n.min(self.limits().perturbed_rows as u64) } else { n };
         match (check.metric.family(), check.bound) {
-            (Family::Quality, Bound::Margin(margin)) if check.metric.is_share() => {
+            (Family::Quality, Bound::Margin(margin)) if counts => {
                 let error = (DISCORDANCE / n as f64).sqrt();
                 let (reach, margin) = (z(self.level()), margin.at(n));
                 let equal = normal_cdf(margin / error - reach);
@@ -72,9 +74,7 @@ impl Suite {
                     surely * 100.0
                 )
             }
-            (Family::Quality, Bound::Floor(_) | Bound::AboveChance(_))
-                if check.metric.is_share() =>
-            {
+            (Family::Quality, Bound::Floor(_) | Bound::AboveChance(_)) if counts => {
                 let likely = wilson((0.9 * n as f64) as u64, n, self.level());
                 format!(
                     "knows 90 % to within {:.1} points (n {n})",

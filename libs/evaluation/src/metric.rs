@@ -21,6 +21,21 @@ pub enum Metric {
     Ece,
     /// Share of examples that are right as they are and under every perturbation of the suite.
     RobustAccuracy,
+    /// Of numbers: mean absolute error, in the unit of the labels.
+    Mae,
+    /// Of numbers: root of the mean squared error, in the unit of the labels.
+    Rmse,
+    /// Of numbers: median of the absolute errors, in the unit of the labels.
+    MedianAe,
+    /// Of numbers: share of their variance that is explained; 0 of always saying their mean.
+    R2,
+    /// Of numbers: mean over examples of the largest absolute error as they are and under every
+    /// perturbation of the suite.
+    RobustMae,
+    /// Of numbers: how far the share that lies in the answers' 90 % intervals is from 90 %.
+    IntervalError,
+    /// Of numbers: largest difference of mean absolute error between two groups.
+    MaeGap,
     /// Largest difference of accuracy between two groups.
     AccuracyGap,
     /// Largest difference between two groups in how often a class is said, over all classes.
@@ -49,6 +64,17 @@ pub enum Metric {
     TrainingJoules,
 }
 
+/// What a metric can be asked of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answers {
+    /// Answers that are classes.
+    Classes,
+    /// Answers that are numbers.
+    Numbers,
+    /// Any.
+    Any,
+}
+
 /// How a metric is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
@@ -74,6 +100,13 @@ impl Metric {
             Self::Brier => "brier",
             Self::Ece => "ece",
             Self::RobustAccuracy => "robust_accuracy",
+            Self::Mae => "mae",
+            Self::Rmse => "rmse",
+            Self::MedianAe => "median_ae",
+            Self::R2 => "r2",
+            Self::RobustMae => "robust_mae",
+            Self::IntervalError => "interval_error",
+            Self::MaeGap => "mae_gap",
             Self::AccuracyGap => "accuracy_gap",
             Self::DemographicParity => "demographic_parity",
             Self::EqualizedOdds => "equalized_odds",
@@ -100,6 +133,13 @@ impl Metric {
             Self::Brier => "the Brier score",
             Self::Ece => "the calibration error",
             Self::RobustAccuracy => "accuracy under every perturbation",
+            Self::Mae => "the mean absolute error",
+            Self::Rmse => "the root mean squared error",
+            Self::MedianAe => "the median absolute error",
+            Self::R2 => "the explained share of variance",
+            Self::RobustMae => "the mean absolute error under the worst perturbation",
+            Self::IntervalError => "the error of the 90 % intervals' share",
+            Self::MaeGap => "the gap in mean absolute error between groups",
             Self::AccuracyGap => "the gap in accuracy between groups",
             Self::DemographicParity => "the gap in what is said between groups",
             Self::EqualizedOdds => "the gap in error rates between groups",
@@ -125,6 +165,7 @@ impl Metric {
                 | Self::BalancedAccuracy
                 | Self::AccuracyOverMajority
                 | Self::MacroF1
+                | Self::R2
                 | Self::RobustAccuracy
                 | Self::ThroughputPerS
         )
@@ -134,6 +175,30 @@ impl Metric {
     pub(crate) const fn is_share(self) -> bool {
         matches!(self.family(), Family::Quality | Family::Gap | Family::Agreement)
             && !matches!(self, Self::LogLoss | Self::Brier)
+            && !self.is_error_of_numbers()
+    }
+
+    /// Whether it is in the unit of the labels, so that only its ratio to the champion's says
+    /// something without knowing the stream.
+    pub(crate) const fn is_error_of_numbers(self) -> bool {
+        matches!(self, Self::Mae | Self::Rmse | Self::MedianAe | Self::RobustMae | Self::MaeGap)
+    }
+
+    /// Whether it is of the worst answer under all perturbations.
+    pub(crate) const fn is_robust(self) -> bool {
+        matches!(self, Self::RobustAccuracy | Self::RobustMae)
+    }
+
+    /// Whose answers it can be asked of.
+    pub(crate) const fn answers(self) -> Answers {
+        match self {
+            Self::R2 | Self::IntervalError => Answers::Numbers,
+            _ if self.is_error_of_numbers() => Answers::Numbers,
+            _ => match self.family() {
+                Family::Quality | Family::Gap => Answers::Classes,
+                _ => Answers::Any,
+            },
+        }
     }
 
     /// Whether it is measured on a choice of examples.
@@ -170,8 +235,16 @@ impl Metric {
             | Self::LogLoss
             | Self::Brier
             | Self::Ece
+            | Self::Mae
+            | Self::Rmse
+            | Self::MedianAe
+            | Self::R2
+            | Self::RobustMae
+            | Self::IntervalError
             | Self::RobustAccuracy => Family::Quality,
-            Self::AccuracyGap | Self::DemographicParity | Self::EqualizedOdds => Family::Gap,
+            Self::AccuracyGap | Self::MaeGap | Self::DemographicParity | Self::EqualizedOdds => {
+                Family::Gap
+            }
             Self::LabelAgreementDrop => Family::Agreement,
             Self::LatencyP50Ms | Self::LatencyP90Ms | Self::LatencyP99Ms => Family::Latency,
             Self::ThroughputPerS => Family::Throughput,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use tidegate_contracts::Class;
 use tidegate_model::Scores;
 
-use crate::{EvaluationError, Metric, stats::Paired};
+use crate::{EvaluationError, Metric, Numbers, stats::Paired};
 
 /// Probabilities below this count as this in the log loss, so that one certain error stays finite.
 const CLIP: f64 = f64::EPSILON;
@@ -62,6 +62,8 @@ pub struct Scored {
     pub distance: Vec<f64>,
     /// Classes in the common numbering.
     pub classes: usize,
+    /// Answers that are numbers; all of the above is then empty.
+    pub numbers: Option<Numbers>,
 }
 
 impl Scored {
@@ -158,9 +160,12 @@ impl Scored {
         Paired::count(pairs)
     }
 
-    /// A quality metric on `rows`; `None` where it is undefined (no rows).
+    /// A quality metric on `rows`; `None` where it is undefined: no rows, or answers of another kind.
     #[must_use]
     pub fn value(&self, metric: Metric, rows: &[usize]) -> Option<f64> {
+        if let Some(numbers) = &self.numbers {
+            return numbers.value(metric, rows);
+        }
         if rows.is_empty() {
             return None;
         }

@@ -401,7 +401,7 @@ impl CheckDocument {
         }
         let under = match self.under {
             None => None,
-            Some(_) if family != Family::Quality || self.metric == Metric::RobustAccuracy => {
+            Some(_) if family != Family::Quality || self.metric.is_robust() => {
                 return Err(wrong(&self.id, "`under` belongs to quality metrics"));
             }
             Some(UnderDocument { kind, strength }) if strength > 0.0 && strength <= 1.0 => {
@@ -466,6 +466,7 @@ impl CheckDocument {
             (Family::Quality | Family::Gap, Bound::Margin(_)) => {
                 self.metric != Metric::AccuracyOverMajority
             }
+            (Family::Quality, Bound::Ratio(_)) => self.metric.is_error_of_numbers(),
             (Family::Agreement, bound) => matches!(bound, Bound::Ceil(_)),
             (
                 Family::Latency | Family::Throughput | Family::Energy | Family::Training,

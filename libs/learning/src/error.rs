@@ -47,6 +47,30 @@ pub enum LearningError {
         /// How many there are.
         examples: usize,
     },
+    /// A regressor of one number would say nothing.
+    #[error(
+        "all {examples} examples have the number {number}: a cold start needs at least two different \
+         ones, each in more than one example in 200"
+    )]
+    OneNumber {
+        /// The number.
+        number: Class,
+        /// How many there are.
+        examples: usize,
+    },
+    /// A regressor learns numbers.
+    #[error(
+        "none of the {examples} labels is a number in decimal notation, as `architecture.task = \
+         \"regression\"` needs: the first is `{label}` of `{id}`"
+    )]
+    NoNumber {
+        /// How many there are.
+        examples: usize,
+        /// The first of them.
+        id: EventId,
+        /// Its label.
+        label: Class,
+    },
     /// A weight that no average can hold.
     #[error("example `{id}` has weight {weight}: a finite number above 0 is needed")]
     Weight {

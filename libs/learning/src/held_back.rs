@@ -2,20 +2,23 @@
 use std::collections::BTreeMap;
 
 use tidegate_contracts::Class;
+use tidegate_model::Task;
 
 use crate::Example;
 
-/// Divides into what is learnt from and what measures, each in the order it had. Of each class the
-/// `share` is held back, rounded down, and never all: which ones, is a hash of seed and id, so that
+/// Divides into what is learnt from and what measures, each in the order it had. Of each class, or
+/// of all where labels are no classes, the `share` is held back, rounded down, and never all: which ones, is a hash of seed and id, so that
 /// a resumed job divides alike.
 pub(crate) fn hold_back(
     examples: &[Example],
     share: f64,
     seed: u64,
+    task: Task,
 ) -> (Vec<Example>, Vec<Example>) {
-    let mut of_class: BTreeMap<&Class, Vec<(u64, usize)>> = BTreeMap::new();
+    let mut of_class: BTreeMap<Option<&Class>, Vec<(u64, usize)>> = BTreeMap::new();
     for (at, example) in examples.iter().enumerate() {
-        of_class.entry(&example.label).or_default().push((lot(example, seed), at));
+        let class = (task == Task::Classification).then_some(&example.label);
+        of_class.entry(class).or_default().push((lot(example, seed), at));
     }
     let mut is_held = vec![false; examples.len()];
     for lots in of_class.values_mut() {
@@ -62,14 +65,14 @@ mod tests {
         let mut examples: Vec<Example> = (0..40).map(|at| example(at, "ham")).collect();
         examples.extend((40..50).map(|at| example(at, "spam")));
         examples.push(example(50, "rare"));
-        let (learnt, held) = hold_back(&examples, 0.25, 3);
+        let (learnt, held) = hold_back(&examples, 0.25, 3, Task::Classification);
         let of = |part: &[Example], class: &str| {
             part.iter().filter(|example| example.label.as_str() == class).count()
         };
         assert_eq!(["ham", "spam", "rare"].map(|class| of(&held, class)), [10, 2, 0]);
         assert_eq!(learnt.len() + held.len(), examples.len());
-        assert_eq!(hold_back(&examples, 0.25, 3), (learnt.clone(), held));
-        assert_ne!(hold_back(&examples, 0.25, 4).0, learnt);
-        assert_eq!(hold_back(&examples, 0.0, 3).0, examples);
+        assert_eq!(hold_back(&examples, 0.25, 3, Task::Classification), (learnt.clone(), held));
+        assert_ne!(hold_back(&examples, 0.25, 4, Task::Classification).0, learnt);
+        assert_eq!(hold_back(&examples, 0.0, 3, Task::Classification).0, examples);
     }
 }

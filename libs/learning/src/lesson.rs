@@ -13,9 +13,10 @@ use tidegate_model::{
 };
 
 use crate::{
-    Course, Example, Job, LearningError, NewLabels, REPLAY, Replay,
+    BalanceBy, Course, Example, Job, LearningError, NewLabels, REPLAY, Replay,
     checkpoint::Checkpoint,
     held_back::hold_back,
+    levels::{Learnt, levels},
     replay::Remembered,
     sampler::{self, Sampler},
 };
@@ -30,8 +31,10 @@ const REPLAY_STREAM: u64 = u64::MAX;
 #[derive(Debug, Clone)]
 pub(crate) struct Item {
     pub(crate) features: Features,
-    /// 0 where no classes are learnt.
+    /// Of a number that of the nearest level; 0 where no labels are learnt.
     pub(crate) class: usize,
+    /// Of a number how likely each level should be called; empty where a class is learnt.
+    pub(crate) target: Vec<f32>,
     pub(crate) weight: f32,
     /// Indices of [`Lesson::groups`].
     groups: Vec<usize>,
@@ -42,9 +45,11 @@ pub(crate) struct Item {
 /// A job's data.
 #[derive(Debug)]
 pub(crate) struct Lesson {
-    /// The champion's classes, or those of them that are kept, then new ones by name; none where
-    /// next tokens are learnt.
+    /// The champion's classes, or those of them that are kept, then new ones by name; levels where
+    /// numbers are learnt, and none where next tokens are.
     pub(crate) labels: Vec<Class>,
+    /// What these stand for where numbers are learnt.
+    pub(crate) levels: Option<Learnt>,
     /// How many of them the champion knows: the first ones.
     pub(crate) known: usize,
     /// For each of those, the champion's index.
@@ -63,6 +68,8 @@ pub(crate) struct Lesson {
     pub(crate) fresh: Vec<Item>,
     /// Its part that is not learnt from; of a transfer.
     pub(crate) held_back: Vec<Item>,
+    /// Its numbers, where numbers are learnt.
+    pub(crate) held_numbers: Vec<f64>,
     /// Its domains, with the examples of each.
     pub(crate) domains: BTreeMap<Domain, usize>,
     /// Examples of the window that the network cannot read.
@@ -90,10 +97,16 @@ impl Lesson {
         let newest = &examples[examples.len().saturating_sub(course.max_examples)..];
         check(newest)?;
         let champion = job.start.files();
+        let task = match champion {
+            Some(files) => read_json::<Architecture>(files, ARCHITECTURE)?.task,
+            None => job.recipe.architecture.task,
+        };
+        let (newest, no_number) = learnable(job, task, newest)?;
+        let newest = &newest[..];
         let transfer = &job.recipe.transfer;
         let share = if job.kind == JobKind::Transfer { transfer.held_back } else { 0.0 };
         let (learnt, held) = if share > 0.0 {
-            let (learnt, held) = hold_back(newest, share, job.seed);
+            let (learnt, held) = hold_back(newest, share, job.seed, task);
             (Cow::Owned(learnt), held)
         } else {
             (Cow::Borrowed(newest), Vec::new())
@@ -113,7 +126,6 @@ impl Lesson {
                 (featurizer, pretrained, 0)
             }
         };
-        let task = featurizer.architecture.task;
         if task == Task::NextToken {
             refuse_what_needs_classes(job)?;
         }
@@ -129,13 +141,24 @@ impl Lesson {
         let of_champion = old.len();
         let (labels, columns) = match task {
             Task::Classification => labels(job, old, &all),
+            Task::Regression => {
+                let columns = (0..old.len()).collect();
+                (levels(old, numbers(&all), &job.recipe.regression), columns)
+            }
             Task::NextToken => (Vec::new(), Vec::new()),
         };
         let known = columns.len();
-        if task == Task::Classification && labels.len() < 2 {
-            let class = labels[0].clone();
-            return Err(LearningError::OneClass { class, examples: all.len() });
+        if task.has_labels() && labels.len() < 2 {
+            let (class, examples) = (labels[0].clone(), all.len());
+            return Err(match task {
+                Task::Regression => LearningError::OneNumber { number: class, examples },
+                _ => LearningError::OneClass { class, examples },
+            });
         }
+        let levels = match task {
+            Task::Regression => Some(Learnt::new(&labels, &numbers(&all), &job.recipe.regression)?),
+            _ => None,
+        };
         let mut before = match champion.and_then(|files| files.get(REPLAY)) {
             Some(bytes) if job.kind == JobKind::HotUpdate || transfer.keep_replay => {
                 Replay::from_bytes(bytes)?
@@ -154,7 +177,10 @@ impl Lesson {
         let cut = course.max_steps > 0 && course.max_steps < wanted;
         let steps = if cut { course.max_steps } else { wanted };
         let groups = groups(&all, &before);
-        let mut fresh = items(features, &labels, &groups, learnt);
+        let names = Names { labels: &labels, levels: levels.as_ref(), groups: &groups };
+        let mut fresh = names.items(features, learnt);
+        let held_back = names.items(held.features, &held.examples);
+        let held_numbers = if levels.is_some() { numbers(&held.examples) } else { Vec::new() };
         let balance = if task == Task::Classification {
             let index: BTreeMap<&Class, usize> = labels.iter().zip(0..).collect();
             let replayed = before.items().iter().map(|item| (index[&item.class], item.weight));
@@ -162,16 +188,16 @@ impl Lesson {
             let shares = mixed(&new, &shares(replayed, labels.len()), sampler.replayed());
             balance(&shares, course.balance)
         } else {
-            vec![1.0]
+            vec![1.0; labels.len().max(1)]
         };
         fresh.iter_mut().for_each(|item| item.weight *= balance[item.class]);
-        let held_back = items(held.features, &labels, &groups, &held.examples);
         let mut domains = BTreeMap::new();
         for example in &all {
             *domains.entry(example.domain.clone()).or_default() += 1;
         }
         Ok(Self {
             labels,
+            levels,
             known,
             columns,
             of_champion,
@@ -181,8 +207,9 @@ impl Lesson {
             groups,
             fresh,
             held_back,
+            held_numbers,
             domains,
-            unread: unread + held.unread,
+            unread: unread + held.unread + no_number,
             before,
             after,
             sampler,
@@ -213,6 +240,11 @@ impl Lesson {
         self.columns.iter().copied().map(Some).chain(new).collect()
     }
 
+    fn names(&self) -> Names<'_> {
+        let (labels, groups) = (&self.labels[..], &self.groups[..]);
+        Names { labels, levels: self.levels.as_ref(), groups }
+    }
+
     /// Features of other examples of its classes, of those that can be read.
     pub(crate) fn features_of(
         &self,
@@ -220,7 +252,7 @@ impl Lesson {
         examples: &[Example],
     ) -> Result<Vec<Item>, LearningError> {
         let window = Window::read(job, &self.featurizer, examples)?;
-        Ok(items(window.features, &self.labels, &self.groups, &window.examples))
+        Ok(self.names().items(window.features, &window.examples))
     }
 
     /// An example's weight without that of its class.
@@ -248,17 +280,11 @@ impl Lesson {
         let inputs: Vec<&Input> = remembered.clone().map(|item| &item.input).collect();
         let features = self.featurizer.features_all(&inputs)?;
         let item = |(features, item): (Features, &Remembered)| {
-            let class = match self.task() {
-                // A buffer travels with the labels it was filled by.
-                Task::Classification => {
-                    let class = self.labels.iter().position(|label| *label == item.class);
-                    class.expect("a remembered class is one of the champion's")
-                }
-                Task::NextToken => 0,
-            };
+            // A buffer travels with the labels it was filled by.
+            let (class, target) = self.names().answer(&item.class);
             let logits = item.logits.iter().map(|logit| logit.to_f32()).collect();
             let groups = indices(&self.groups, &item.groups);
-            Item { features, class, weight: item.weight, groups, logits }
+            Item { features, class, target, weight: item.weight, groups, logits }
         };
         Ok(features.into_iter().zip(remembered).map(item).collect())
     }
@@ -445,7 +471,7 @@ fn new_featurizer(
             (wanted.clone(), tokenizer, None)
         }
     };
-    if architecture.task == Task::Classification {
+    if architecture.task.has_labels() {
         architecture.modalities.extend(found(wanted, examples));
     }
     let mut featurizer = Featurizer::new(tokenizer, architecture);
@@ -480,21 +506,61 @@ fn indices(groups: &[String], of: &BTreeMap<String, String>) -> Vec<usize> {
     of.iter().filter_map(|pair| groups.binary_search(&group(pair)).ok()).collect()
 }
 
-fn items(
-    features: Vec<Features>,
-    labels: &[Class],
-    groups: &[String],
-    examples: &[&Example],
-) -> Vec<Item> {
-    let index: BTreeMap<&Class, usize> = labels.iter().zip(0..).collect();
-    let item = |(example, features): (&&Example, Features)| Item {
-        features,
-        class: if labels.is_empty() { 0 } else { index[&example.label] },
-        weight: example.weight,
-        groups: indices(groups, &example.groups),
-        logits: Vec::new(),
+/// What labels and groups are to the network.
+#[derive(Clone, Copy)]
+struct Names<'a> {
+    labels: &'a [Class],
+    levels: Option<&'a Learnt>,
+    groups: &'a [String],
+}
+
+impl Names<'_> {
+    /// Index of a label, and of a number how likely each level should be called.
+    fn answer(&self, label: &Class) -> (usize, Vec<f32>) {
+        match self.levels {
+            Some(levels) => levels.answer(label),
+            None if self.labels.is_empty() => (0, Vec::new()),
+            None => {
+                let class = self.labels.iter().position(|one| one == label);
+                (class.expect("every label of a window and of a buffer is a class"), Vec::new())
+            }
+        }
+    }
+
+    fn items(&self, features: Vec<Features>, examples: &[&Example]) -> Vec<Item> {
+        let item = |(example, features): (&&Example, Features)| {
+            let (class, target) = self.answer(&example.label);
+            let groups = indices(self.groups, &example.groups);
+            Item { features, class, target, weight: example.weight, groups, logits: Vec::new() }
+        };
+        examples.iter().zip(features).map(item).collect()
+    }
+}
+
+/// The examples that this task can learn from, and how many others there are.
+fn learnable<'a>(
+    job: &Job,
+    task: Task,
+    examples: &'a [Example],
+) -> Result<(Cow<'a, [Example]>, usize), LearningError> {
+    let is_other = |example: &&Example| example.label.number().is_none();
+    let Some(first) = examples.iter().find(is_other).filter(|_| task == Task::Regression) else {
+        return Ok((Cow::Borrowed(examples), 0));
     };
-    examples.iter().zip(features).map(item).collect()
+    let kept: Vec<Example> = examples.iter().filter(|one| !is_other(one)).cloned().collect();
+    let others = examples.len() - kept.len();
+    let Example { id, label, .. } = first;
+    if kept.is_empty() {
+        let (id, label) = (id.clone(), label.clone());
+        return Err(LearningError::NoNumber { examples: others, id, label });
+    }
+    tracing::warn!(job = %job.id, others, %id, %label, "labels that are no numbers are left out");
+    Ok((Cow::Owned(kept), others))
+}
+
+/// Of labels that are numbers, all of them.
+fn numbers(examples: &[&Example]) -> Vec<f64> {
+    examples.iter().filter_map(|example| example.label.number()).collect()
 }
 
 /// Each class's share of the weights; all 0 of nothing.
@@ -524,7 +590,12 @@ fn balance(shares: &[f64], exponent: f64) -> Vec<f32> {
 }
 
 fn remember(job: &Job, before: &Replay, examples: &[&Example], featurizer: &Featurizer) -> Replay {
-    let rehearsal = &job.recipe.rehearsal;
+    let mut rehearsal = job.recipe.rehearsal.clone();
+    if featurizer.architecture.task == Task::Regression {
+        // Nearly every number is a class of its own.
+        rehearsal.balance_by.retain(|by| *by != BalanceBy::Class);
+    }
+    let rehearsal = &rehearsal;
     let mut rng = sampler::rng(job.seed, REPLAY_STREAM);
     let mut replay = before.clone();
     replay.balance_by(&rehearsal.balance_by);

@@ -27,6 +27,7 @@ mod fisher;
 mod held_back;
 mod job;
 mod lesson;
+mod levels;
 mod loss;
 mod named;
 mod optimizer;
@@ -53,8 +54,8 @@ pub use plan::{
 };
 pub use recipe::{
     Alerts, BalanceBy, Balancing, Checkpoints, Counting, Course, Der, Distillation, EncoderFiles,
-    Ewc, Expansion, L2ToStart, Method, NewLabels, Precision, Recipe, Rehearsal, Search, Space,
-    Train, Transfer, Watching,
+    Ewc, Expansion, L2ToStart, Method, NewLabels, Precision, Recipe, Regression, Rehearsal, Search,
+    Space, Train, Transfer, Watching,
 };
 pub use replay::{REPLAY, Replay};
 pub use search::{SearchPlan, SearchProgress};

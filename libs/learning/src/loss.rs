@@ -11,7 +11,7 @@ use crate::{Course, Trains, optimizer::Gradients};
 /// a part of its loss, so gradients of micro-batches only need adding.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Targets {
-    /// The label: one-hot.
+    /// The label: one-hot, or how likely each level of a number should be called.
     pub(crate) label: Vec<f32>,
     /// The label's part where the rest is distilled.
     pub(crate) hard: Vec<f32>,

@@ -74,12 +74,17 @@ pub(crate) fn logits<B: Trains>(
     values(weights.network.forward(&batch).logits)
 }
 
-/// Each item's label, one-hot times its share of all weights: `[items.len(), classes]`.
+/// Each item's label times its share of all weights, `[items.len(), classes]`: one-hot, or how likely
+/// each level of a number should be called.
 pub(crate) fn labels(items: &[&Item], classes: usize) -> Vec<f32> {
     let total: f32 = items.iter().map(|item| item.weight).sum();
     let mut label = vec![0.0; items.len() * classes];
     for (row, item) in label.chunks_exact_mut(classes).zip(items) {
-        row[item.class] = item.weight / total;
+        let weight = item.weight / total;
+        if item.target.is_empty() {
+            row[item.class] = weight;
+        }
+        row.iter_mut().zip(&item.target).for_each(|(cell, part)| *cell = weight * part);
     }
     label
 }

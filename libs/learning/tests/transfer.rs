@@ -85,7 +85,7 @@ fn classes_that_the_source_does_not_know_get_a_head_of_their_own() {
     assert_eq!((&report["labels"], &report["known"]), (&"replace".into(), &0.into()));
     assert_eq!((&report["learnt_from"], &report["held_back"]), (&96.into(), &24.into()));
     assert_eq!(report["domains"]["shop"], 120);
-    assert_eq!(report["accuracies"]["transfer.accuracy"], metric("transfer.accuracy"));
+    assert_eq!(report["measured"]["transfer.accuracy"], metric("transfer.accuracy"));
     // By default new experts learn, and old ones do not.
     let architecture: Architecture = serde_json::from_slice(&made.files[ARCHITECTURE]).unwrap();
     assert_eq!(architecture.experts, 6);

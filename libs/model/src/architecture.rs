@@ -16,6 +16,9 @@ pub enum Task {
     /// One of the classes seen so far. Every token sees its whole text.
     #[default]
     Classification,
+    /// A number, by how likely each of a few levels is ([`crate::Levels`]). Else as classification:
+    /// the levels are its classes.
+    Regression,
     /// What token comes next, for each token. A token sees only those before it.
     NextToken,
 }
@@ -26,8 +29,15 @@ impl Task {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Classification => "classification",
+            Self::Regression => "regression",
             Self::NextToken => "next_token",
         }
+    }
+
+    /// Whether it answers with the likelihoods of labels: of classes, or of a number's levels.
+    #[must_use]
+    pub const fn has_labels(self) -> bool {
+        matches!(self, Self::Classification | Self::Regression)
     }
 }
 
@@ -179,11 +189,11 @@ impl Architecture {
         (self.vocab - 1) as u32
     }
 
-    /// Columns of the head: of a classifier its classes, `labels`; else the vocabulary.
+    /// Columns of the head: its labels, or the vocabulary.
     #[must_use]
     pub fn outputs(&self, labels: usize) -> usize {
         match self.task {
-            Task::Classification => labels,
+            Task::Classification | Task::Regression => labels,
             Task::NextToken => self.vocab,
         }
     }
@@ -192,7 +202,7 @@ impl Architecture {
     #[must_use]
     pub fn wide_shape(&self, outputs: usize) -> [usize; 2] {
         match self.task {
-            Task::Classification => [self.wide_buckets, outputs],
+            Task::Classification | Task::Regression => [self.wide_buckets, outputs],
             Task::NextToken => [0, 0],
         }
     }
@@ -201,7 +211,7 @@ impl Architecture {
     #[must_use]
     pub fn tokenizer_vocab(&self) -> usize {
         match self.task {
-            Task::Classification => self.vocab,
+            Task::Classification | Task::Regression => self.vocab,
             Task::NextToken => self.vocab - 1,
         }
     }

@@ -13,7 +13,7 @@ use tidegate_contracts::Class;
 use crate::CudaBackend;
 use crate::{
     Adapters, Architecture, Batch, Cache, CpuBackend, Device, Features, Featurizer, Input, Kernels,
-    Modality, ModelError, Network, Scales, Task, Tokenizer, Weights, WideTable,
+    Levels, Modality, ModelError, Network, Scales, Task, Tokenizer, Weights, WideTable,
     threads::{alone, in_haste, on_all_cores},
 };
 
@@ -23,7 +23,8 @@ pub const ARCHITECTURE: &str = "architecture.json";
 pub const TOKENIZER: &str = "tokenizer.json";
 /// File of a generation: every weight.
 pub const WEIGHTS: &str = "weights.safetensors";
-/// File of a generation: the classes by index, a JSON list of strings.
+/// File of a generation: the classes by index, a JSON list of strings; of a regressor its levels, in
+/// decimal notation.
 pub const LABELS: &str = "labels.json";
 
 /// File of a generation that reads tabular features: how its numbers are spread, the
@@ -71,6 +72,8 @@ pub struct Model(Arc<Inner>);
 struct Inner {
     featurizer: Featurizer,
     labels: Vec<Class>,
+    /// Of a regressor.
+    levels: Option<Levels>,
     deep: Deep,
     wide: WideTable,
 }
@@ -109,6 +112,8 @@ impl Model {
         let architecture: Architecture = from_json(ARCHITECTURE, file(ARCHITECTURE)?)?;
         architecture.validate()?;
         let labels = read_labels(file(LABELS)?, architecture.task)?;
+        let regresses = architecture.task == Task::Regression;
+        let levels = regresses.then(|| Levels::of(&labels)).transpose()?;
         let tokenizer = Tokenizer::from_bytes(file(TOKENIZER)?)?;
         if tokenizer.vocab() > architecture.tokenizer_vocab() {
             let (tokenizer, vocab) = (tokenizer.vocab(), architecture.tokenizer_vocab());
@@ -124,13 +129,19 @@ impl Model {
         if featurizer.architecture.modalities.contains(&Modality::Features) {
             featurizer.scales = Arc::new(Scales::from_bytes(file(FEATURE_SCALES)?)?);
         }
-        Ok(Self(Arc::new(Inner { featurizer, labels, deep, wide })))
+        Ok(Self(Arc::new(Inner { featurizer, labels, levels, deep, wide })))
     }
 
-    /// The classes, by label index; none of a model of next tokens.
+    /// The classes, by label index; of a regressor its levels, and none of a model of next tokens.
     #[must_use]
     pub fn labels(&self) -> &[Class] {
         &self.0.labels
+    }
+
+    /// What a regressor's scores stand for; nothing of other models.
+    #[must_use]
+    pub fn levels(&self) -> Option<&Levels> {
+        self.0.levels.as_ref()
     }
 
     /// Which network it is.
@@ -148,7 +159,7 @@ impl Model {
     /// Scores of each input, in order. An answer does not depend on the other inputs.
     ///
     /// # Errors
-    /// [`ModelError::Task`] for a model that is no classifier; for the first input that cannot be
+    /// [`ModelError::Task`] for a model that has no labels; for the first input that cannot be
     /// read: [`ModelError::NothingToRead`], [`ModelError::BadPart`], [`ModelError::Tokenizer`].
     pub fn predict(&self, inputs: &[Input]) -> Result<Vec<Scores>, ModelError> {
         self.predict_each(inputs).into_iter().collect()
@@ -158,7 +169,7 @@ impl Model {
     /// their answers.
     #[must_use]
     pub fn predict_each(&self, inputs: &[Input]) -> Vec<Result<Scores, ModelError>> {
-        if self.architecture().task != Task::Classification {
+        if !self.architecture().task.has_labels() {
             return inputs.iter().map(|_| Err(self.is_none_of(Task::Classification))).collect();
         }
         if let [input] = inputs {

@@ -40,6 +40,7 @@ mod form;
 mod front_ends;
 mod inference;
 mod input;
+mod levels;
 mod network;
 mod ops;
 mod precision;
@@ -68,6 +69,7 @@ pub use inference::{
     TOKENIZER, WEIGHTS,
 };
 pub use input::Input;
+pub use levels::{INTERVAL, Levels};
 pub use network::{Adapters, Cache, ExpertLoad, Grown, Network, Output, Routed, RouterTraining};
 pub use ops::{AdamW, Compared, Kernels, Learns, PortableBackend, operators_beside_cpu};
 pub use precision::{Compute, E4M3, E5M2, Fp8Backend, Fp8Matrix, Tile, fp8_matmul, fp8_round};

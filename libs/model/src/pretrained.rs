@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Adapters, Affinity, Architecture, BlockForm, FeedForward, Kernels, ModelError, Network,
-    NormForm, Placement, Positions, Task, Tokenizer, Weights, WideTable,
+    NormForm, Placement, Positions, Tokenizer, Weights, WideTable,
     network::{Random, Source, Start},
     weights::File,
 };
@@ -115,9 +115,9 @@ impl Pretrained {
             let value = wanted.context.to_string();
             return Err(ModelError::Architecture { field: "context", value, need });
         }
-        if wanted.task != Task::Classification {
+        if !wanted.task.has_labels() {
             let value = wanted.task.as_str().to_owned();
-            let need = "an encoder sees what follows a token: it can learn `classification`";
+            let need = "an encoder sees what follows a token: it can learn `classification` or `regression`";
             let need = need.to_owned();
             return Err(ModelError::Architecture { field: "task", value, need });
         }

@@ -4,16 +4,21 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tidegate_evaluation::Suite;
+use tidegate_model::Task;
 use tidegate_telemetry::energy::{DEFAULT_REGION, grid_intensity};
 
 /// The suite that judges when none is configured.
 pub const DEFAULT_SUITE: &str = include_str!("../../../eval-suites/default/suite.yaml");
 
+/// The same where candidates answer with numbers.
+pub const REGRESSION_SUITE: &str = include_str!("../../../eval-suites/regression/suite.yaml");
+
 /// Configuration of the evaluator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluatorConfig {
-    /// The suite that judges; the built-in one when absent. Read once, at start.
+    /// The suite that judges; the built-in one for classes or for numbers when absent. Read once, at
+    /// start.
     pub suite: Option<PathBuf>,
     /// Held-out examples that judge at most: the newest.
     pub max_rows: usize,
@@ -44,13 +49,17 @@ impl Default for EvaluatorConfig {
 }
 
 impl EvaluatorConfig {
-    /// The suite in force.
+    /// The suite in force for candidates of a task.
     ///
     /// # Errors
     /// When the file cannot be read, or is no suite; names the file and the check.
-    pub fn suite(&self) -> anyhow::Result<Suite> {
+    pub fn suite(&self, task: Task) -> anyhow::Result<Suite> {
         let Some(path) = &self.suite else {
-            return Suite::parse(DEFAULT_SUITE).context("the built-in suite");
+            let suite = match task {
+                Task::Regression => REGRESSION_SUITE,
+                Task::Classification | Task::NextToken => DEFAULT_SUITE,
+            };
+            return Suite::parse(suite).context("the built-in suite");
         };
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("evaluator.suite {}", path.display()))?;
@@ -76,11 +85,13 @@ mod tests {
 
     #[test]
     fn the_suites_of_the_house_are_valid() {
-        let suite = EvaluatorConfig::default().suite().unwrap();
-        assert_eq!(suite.reference().name, "default");
+        for (task, name) in [(Task::Classification, "default"), (Task::Regression, "regression")] {
+            let suite = EvaluatorConfig::default().suite(task).unwrap();
+            assert_eq!(suite.reference().name, name);
+        }
         let email = concat!(env!("CARGO_MANIFEST_DIR"), "/../../eval-suites/email/suite.yaml");
         let config = EvaluatorConfig { suite: Some(email.into()), ..EvaluatorConfig::default() };
-        assert_eq!(config.suite().unwrap().reference().name, "email");
+        assert_eq!(config.suite(Task::Regression).unwrap().reference().name, "email");
     }
 
     #[test]
@@ -88,9 +99,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("suite.yaml");
         let config = EvaluatorConfig { suite: Some(path.clone()), ..EvaluatorConfig::default() };
-        assert!(format!("{:#}", config.suite().unwrap_err()).contains("suite.yaml"));
+        assert!(
+            format!("{:#}", config.suite(Task::Classification).unwrap_err()).contains("suite.yaml")
+        );
         std::fs::write(&path, DEFAULT_SUITE.replace("severity: block", "severity: harsh")).unwrap();
-        let error = format!("{:#}", config.suite().unwrap_err());
+        let error = format!("{:#}", config.suite(Task::Classification).unwrap_err());
         assert!(error.contains("suite.yaml") && error.contains("harsh"), "{error}");
     }
 

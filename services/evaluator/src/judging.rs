@@ -73,7 +73,7 @@ impl Evaluator {
                 champion,
                 job: record.job.clone(),
                 kind: record.kind,
-                suite: self.suite.reference(),
+                suite: self.suites.classes.reference(),
                 window: record.window.clone(),
                 region: self.config.region.clone(),
                 seed: seed(&record.id),
@@ -111,7 +111,7 @@ impl Evaluator {
             }
         };
         let task = Task {
-            suite: self.suite.clone(),
+            suite: self.suites.of(&candidate.model).clone(),
             candidate,
             champion,
             examples,

@@ -7,7 +7,7 @@ use tidegate_evaluation::{Memory, Suite};
 use tidegate_ledger::{
     ArtifactStore, Author, Entry, Fact, Fence, Lease, Ledger, LedgerError, State,
 };
-use tidegate_model::Device;
+use tidegate_model::{Device, Model, Task};
 use tidegate_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What an evaluator that holds the lease works with.
 pub(crate) struct Evaluator {
     pub(crate) config: EvaluatorConfig,
-    pub(crate) suite: Arc<Suite>,
+    /// By what a candidate answers with.
+    pub(crate) suites: Suites,
     pub(crate) stream: Stream,
     pub(crate) ledger: Ledger,
     pub(crate) artifacts: ArtifactStore,
@@ -32,6 +33,24 @@ pub(crate) struct Evaluator {
     /// The generations of the latest evaluation: one of them is the next one's champion.
     pub(crate) loaded: Vec<Loaded>,
     token: u64,
+}
+
+/// The suites in force.
+pub(crate) struct Suites {
+    pub(crate) classes: Arc<Suite>,
+    pub(crate) numbers: Arc<Suite>,
+}
+
+impl Suites {
+    fn new(config: &EvaluatorConfig) -> anyhow::Result<Self> {
+        let of = |task| config.suite(task).map(Arc::new);
+        Ok(Self { classes: of(Task::Classification)?, numbers: of(Task::Regression)? })
+    }
+
+    /// The one that judges such a model.
+    pub(crate) fn of(&self, model: &Model) -> &Arc<Suite> {
+        if model.levels().is_some() { &self.numbers } else { &self.classes }
+    }
 }
 
 /// Judges every candidate of the ledger until `shutdown`.
@@ -47,19 +66,20 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate()?;
-    let suite = config.suite()?;
-    let reference = suite.reference();
-    tracing::info!(
-        suite = reference.name,
-        version = reference.version,
-        digest = reference.digest.short(),
-        "the suite in force"
-    );
+    let suites = Suites::new(&config)?;
+    for reference in [suites.classes.reference(), suites.numbers.reference()] {
+        tracing::info!(
+            suite = reference.name,
+            version = reference.version,
+            digest = reference.digest.short(),
+            "a suite in force"
+        );
+    }
     let holder = format!("evaluator-{}-{}", std::process::id(), JobId::generate());
     let ttl = Duration::from_secs(config.lease_s);
     let mut evaluator = Evaluator {
         config,
-        suite: Arc::new(suite),
+        suites,
         stream,
         ledger,
         artifacts,

@@ -16,7 +16,7 @@ use std::{
 };
 
 use tidegate_contracts::Class;
-use tidegate_model::{Input, Model, ModelError, Scores};
+use tidegate_model::{Input, Levels, Model, ModelError, Scores};
 use tokio::sync::oneshot;
 
 use crate::{config::BatchConfig, error::Refused, sight::Sight};
@@ -25,6 +25,10 @@ use crate::{config::BatchConfig, error::Refused, sight::Sight};
 pub(crate) trait Forward: Send + Sync + 'static {
     /// The classes, in the order of scores.
     fn labels(&self) -> &[Class];
+    /// What these stand for where it answers with numbers.
+    fn levels(&self) -> Option<&Levels> {
+        None
+    }
     /// What it reads: names of parts.
     fn reads(&self) -> Vec<&'static str> {
         vec!["text"]
@@ -40,6 +44,10 @@ pub(crate) trait Forward: Send + Sync + 'static {
 impl Forward for Model {
     fn labels(&self) -> &[Class] {
         Self::labels(self)
+    }
+
+    fn levels(&self) -> Option<&Levels> {
+        Self::levels(self)
     }
 
     fn reads(&self) -> Vec<&'static str> {
@@ -149,6 +157,10 @@ impl Batcher {
 
     pub(crate) fn labels(&self) -> &[Class] {
         self.shared.model.labels()
+    }
+
+    pub(crate) fn levels(&self) -> Option<&Levels> {
+        self.shared.model.levels()
     }
 
     pub(crate) fn reads(&self) -> Vec<&'static str> {

@@ -17,6 +17,7 @@ use crate::{
     publish::{Asked, Publisher},
     sight::Sight,
     slot::{Served, Slot},
+    tensors::Output,
 };
 
 /// Inputs kept to warm the next generation with.
@@ -52,8 +53,8 @@ pub(crate) struct Question {
     /// Whether a part that the model does not read is refused: of tensors, which the client chose by
     /// the model's metadata. Of an event, which is as it came, it is passed over.
     pub(crate) exact: bool,
-    /// Whether embeddings are wanted too.
-    pub(crate) embeds: bool,
+    /// What is asked for by name; nothing: the usual.
+    pub(crate) outputs: Vec<Output>,
     pub(crate) came: Instant,
     pub(crate) deadline: Option<Instant>,
     pub(crate) traced: bool,
@@ -63,6 +64,8 @@ pub(crate) struct Question {
 pub(crate) struct Answer {
     pub(crate) served: Arc<Served>,
     pub(crate) scores: Vec<Scores>,
+    /// What was asked for.
+    pub(crate) outputs: Vec<Output>,
     /// One a text, where they were asked for.
     pub(crate) embeddings: Vec<Vec<f32>>,
 }
@@ -138,9 +141,11 @@ impl Front {
             let reason = format!("an input has {count} features: at most {MOST_FEATURES} are read");
             return Err(Refused::Invalid(reason));
         }
+        let outputs = Output::of(&served, question.outputs)?;
         let noted = self.publisher.note(&question.request, &question.inputs);
         let first = self.worth_remembering(&question.inputs[0]);
-        let submitted = served.batcher.submit(question.inputs, question.deadline, question.embeds);
+        let embeds = outputs.contains(&Output::Embedding);
+        let submitted = served.batcher.submit(question.inputs, question.deadline, embeds);
         let Answers { scores, embeddings } = submitted.await?;
         self.remember(first);
         let asked = Asked {
@@ -150,7 +155,7 @@ impl Front {
             traced: question.traced,
         };
         self.publisher.offer(noted, &asked, &served, &scores, &self.sight);
-        Ok(Answer { served, scores, embeddings })
+        Ok(Answer { served, scores, outputs, embeddings })
     }
 
     /// What of an input is kept to warm with.

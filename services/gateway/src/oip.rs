@@ -20,7 +20,7 @@ use crate::{
     front::{Answer, Front, Question, deadline, request_id},
     grpc::{authorization, timeout, traceparent},
     slot::Served,
-    tensors::{Asking, Layout, Output},
+    tensors::{Asking, Output},
 };
 
 /// Its name for clients.
@@ -89,8 +89,8 @@ impl GrpcInferenceService for OpenInference {
         let answered = self.infer(&metadata, request, came).instrument(span).await;
         let outcome = answered.as_ref().map(|(answer, _)| &answer.served.id);
         self.0.sight.request(outcome, came.elapsed());
-        let (answer, (id, layout)) = answered?;
-        Ok(Response::new(answer.respond(self.0.config.model_name.clone(), id, &layout)))
+        let (answer, (id, raw)) = answered?;
+        Ok(Response::new(answer.respond(self.0.config.model_name.clone(), id, raw)))
     }
 }
 
@@ -100,7 +100,7 @@ impl OpenInference {
         metadata: &MetadataMap,
         mut request: ModelInferRequest,
         came: Instant,
-    ) -> Result<(Answer, (String, Layout)), Refused> {
+    ) -> Result<(Answer, (String, bool)), Refused> {
         self.0.authorize(authorization(metadata))?;
         self.0.check_model(&request.model_name)?;
         let asking = Asking::read(&mut request)?;
@@ -111,13 +111,13 @@ impl OpenInference {
             event: None,
             inputs: asking.inputs,
             exact: true,
-            embeds: asking.layout.outputs.contains(&Output::Embedding),
+            outputs: asking.outputs,
             came,
             deadline: deadline(came, [timeout(metadata), patience(&request.parameters)]),
             traced: traceparent(metadata).next().is_some(),
         };
         let answer = self.0.ask(question).await?;
-        Ok((answer, (request.id, asking.layout)))
+        Ok((answer, (request.id, asking.raw)))
     }
 }
 
@@ -173,7 +173,7 @@ impl Front {
             versions: self.slot.versions(),
             platform: PLATFORM.to_owned(),
             inputs: served.batcher.reads().into_iter().map(input).collect(),
-            outputs: Output::ALL.map(output).into(),
+            outputs: Output::all(&served).map(output).collect(),
             properties,
         })
     }

@@ -131,7 +131,7 @@ async fn predict(
         event: Some(id.clone()),
         inputs: vec![input],
         exact: false,
-        embeds: false,
+        outputs: vec![],
         came,
         deadline: call.deadline,
         traced: call.traced,
@@ -155,11 +155,15 @@ async fn patiently(
 
 fn respond(event_id: String, answer: &Answer) -> PredictEventResponse {
     let (served, scores) = (&answer.served, &answer.scores[0]);
+    let interval = served.interval(scores);
     PredictEventResponse {
         event_id,
         generation: served.name.clone(),
-        label: served.labels()[scores.best().0].to_string(),
+        label: served.label(scores).into_owned(),
         classes: served.labels().iter().map(ToString::to_string).collect(),
         probabilities: scores.probabilities.clone(),
+        value: served.value(scores),
+        low: interval.map(|(low, _)| low),
+        high: interval.map(|(_, high)| high),
     }
 }

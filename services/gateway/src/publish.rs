@@ -76,12 +76,13 @@ impl Publisher {
                 request_id,
                 event_id: asked.event.unwrap_or_default().to_owned(),
                 generation: served.name.clone(),
-                label: served.labels()[scores.best().0].to_string(),
+                label: served.label(scores).into_owned(),
                 probabilities: scores.probabilities.clone(),
                 classes: served.labels().iter().map(ToString::to_string).collect(),
                 time: Some(proto::timestamp(Utc::now())),
                 latency_ms: asked.came.elapsed().as_secs_f64() * 1e3,
                 input_digest,
+                value: served.value(scores),
             };
             let trace = if asked.traced { trace_context::inject() } else { Vec::new() };
             if self.queue.try_send(Outgoing { prediction, trace }).is_err() {

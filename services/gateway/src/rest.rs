@@ -177,13 +177,15 @@ async fn infer(
     let answered = answer(&front, target, &headers, body, came).await;
     let outcome = answered.as_ref().map(|(answer, ..)| &answer.served.id);
     front.sight.request(outcome, came.elapsed());
-    let (answer, id, outputs) = answered?;
+    let (answer, id) = answered?;
     let tensor = |output: Output| OutputTensor {
         name: output.name(),
         datatype: output.datatype(),
         shape: answer.shape(output),
         data: match output {
             Output::Label => answer.labels().collect(),
+            Output::Value => answer.values().collect(),
+            Output::Interval => answer.intervals().collect(),
             Output::Probabilities => answer.probabilities().collect(),
             Output::Embedding => answer.embeddings().collect(),
             Output::Generation => json!([answer.served.name]),
@@ -194,7 +196,7 @@ async fn infer(
         model_version: answer.served.name.clone(),
         id,
         parameters: json!({ "generation": answer.served.name }),
-        outputs: outputs.into_iter().map(tensor).collect(),
+        outputs: answer.outputs.iter().copied().map(tensor).collect(),
     }))
 }
 
@@ -204,7 +206,7 @@ async fn answer(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
     came: Instant,
-) -> Result<(Answer, String, Vec<Output>), Refused> {
+) -> Result<(Answer, String), Refused> {
     authorize(front, headers)?;
     front.check_model(&target.name)?;
     if headers.contains_key("inference-header-content-length") {
@@ -229,12 +231,12 @@ async fn answer(
         event: None,
         inputs: inputs(request)?,
         exact: true,
-        embeds: outputs.contains(&Output::Embedding),
+        outputs,
         came,
         deadline: deadline(came, [timeout.filter(|timeout| !timeout.is_zero()), None]),
         traced: false,
     };
-    Ok((front.ask(question).await?, id, outputs))
+    Ok((front.ask(question).await?, id))
 }
 
 fn inputs(request: InferRequest) -> Result<Vec<tidegate_model::Input>, Refused> {

@@ -1,8 +1,9 @@
 //! Who serves: one atomic pointer, read once by each request.
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tidegate_contracts::{Class, GenerationId};
+use tidegate_model::Scores;
 
 use crate::batcher::Batcher;
 
@@ -27,6 +28,24 @@ impl Served {
 
     pub(crate) fn labels(&self) -> &[Class] {
         self.batcher.labels()
+    }
+
+    /// What an answer says, as an event's label would: the likeliest class, or a number.
+    pub(crate) fn label(&self, scores: &Scores) -> Cow<'_, str> {
+        match self.value(scores) {
+            Some(value) => Cow::Owned(value.to_string()),
+            None => Cow::Borrowed(self.labels()[scores.best().0].as_str()),
+        }
+    }
+
+    /// The number that an answer is; nothing where classes are answered.
+    pub(crate) fn value(&self, scores: &Scores) -> Option<f64> {
+        self.batcher.levels().map(|levels| levels.mean(&scores.probabilities))
+    }
+
+    /// The interval beside that number.
+    pub(crate) fn interval(&self, scores: &Scores) -> Option<(f64, f64)> {
+        self.batcher.levels().map(|levels| levels.interval(&scores.probabilities))
     }
 }
 

@@ -1,4 +1,6 @@
 //! Tensors of the Open Inference Protocol to inputs, and scores to tensors.
+use std::borrow::Cow;
+
 use tidegate_contracts::proto::inference::{
     InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse,
     infer_parameter::ParameterChoice, model_infer_response::InferOutputTensor,
@@ -9,12 +11,18 @@ use crate::{
     error::Refused,
     front::Answer,
     inputs::{Declared, check_inputs, rows},
+    slot::Served,
 };
 
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Output {
+    /// The likeliest class; a number in decimal notation where numbers are answered.
     Label,
+    /// Where numbers are answered.
+    Value,
+    /// Lower and upper end about the value.
+    Interval,
     Probabilities,
     Generation,
     /// Of the input's final hidden states; given to who names it.
@@ -22,15 +30,30 @@ pub(crate) enum Output {
 }
 
 impl Output {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Label, Self::Probabilities, Self::Generation, Self::Embedding];
+    const ALL: [Self; 6] = [
+        Self::Label,
+        Self::Probabilities,
+        Self::Generation,
+        Self::Value,
+        Self::Interval,
+        Self::Embedding,
+    ];
 
-    /// What is answered when nothing is named: what every client reads at least.
-    const USUAL: [Self; 3] = [Self::Label, Self::Probabilities, Self::Generation];
+    /// Those that a model has.
+    pub(crate) fn all(served: &Served) -> impl Iterator<Item = Self> + use<> {
+        let numbers = served.batcher.levels().is_some();
+        Self::ALL.into_iter().filter(move |output| numbers || !output.is_of_numbers())
+    }
+
+    const fn is_of_numbers(self) -> bool {
+        matches!(self, Self::Value | Self::Interval)
+    }
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Label => "label",
+            Self::Value => "value",
+            Self::Interval => "interval",
             Self::Probabilities => "probabilities",
             Self::Generation => "generation",
             Self::Embedding => "embedding",
@@ -40,6 +63,7 @@ impl Output {
     pub(crate) const fn datatype(self) -> &'static str {
         match self {
             Self::Probabilities | Self::Embedding => "FP32",
+            Self::Value | Self::Interval => "FP64",
             Self::Label | Self::Generation => "BYTES",
         }
     }
@@ -48,27 +72,41 @@ impl Output {
     pub(crate) fn shape(self, texts: i64, classes: usize, width: usize) -> Vec<i64> {
         let size = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
         match self {
-            Self::Label => vec![texts],
+            Self::Label | Self::Value => vec![texts],
+            Self::Interval => vec![texts, 2],
             Self::Probabilities => vec![texts, size(classes)],
             Self::Generation => vec![1],
             Self::Embedding => vec![texts, size(width)],
         }
     }
 
-    /// Those that are named; the usual ones when none is.
+    /// Those that are named, of this model; where none is, all but embeddings.
+    pub(crate) fn of(served: &Served, named: Vec<Self>) -> Result<Vec<Self>, Refused> {
+        if named.is_empty() {
+            return Ok(Self::all(served).filter(|output| *output != Self::Embedding).collect());
+        }
+        match named.iter().find(|&&output| Self::all(served).all(|other| other != output)) {
+            Some(output) => Err(invalid(format!(
+                "output `{}` is of models that answer with numbers: this one answers with classes",
+                output.name()
+            ))),
+            None => Ok(named),
+        }
+    }
+
+    /// Those that are named.
     pub(crate) fn requested<'a>(
         names: impl Iterator<Item = &'a str>,
     ) -> Result<Vec<Self>, Refused> {
         let find = |name: &'a str| {
             Self::ALL.into_iter().find(|output| output.name() == name).ok_or_else(|| {
                 invalid(format!(
-                    "output `{name}` is unknown: this model has label, probabilities, generation, \
-                     embedding"
+                    "output `{name}` is unknown: there are label, probabilities, generation, \
+                     embedding, and value and interval of models that answer with numbers"
                 ))
             })
         };
-        let found = names.map(find).collect::<Result<Vec<_>, _>>()?;
-        Ok(if found.is_empty() { Self::USUAL.to_vec() } else { found })
+        names.map(find).collect()
     }
 }
 
@@ -79,11 +117,7 @@ fn invalid(reason: impl Into<String>) -> Refused {
 /// What an OIP request asks.
 pub(crate) struct Asking {
     pub(crate) inputs: Vec<Input>,
-    pub(crate) layout: Layout,
-}
-
-/// How an answer is laid out.
-pub(crate) struct Layout {
+    /// By name; nothing: the usual.
     pub(crate) outputs: Vec<Output>,
     /// Who asks in raw tensors is answered in raw tensors.
     pub(crate) raw: bool,
@@ -130,7 +164,7 @@ impl Asking {
             read.push((column, cells));
         }
         let inputs = rows(read)?;
-        Ok(Self { inputs, layout: Layout { outputs, raw: !raw.is_empty() } })
+        Ok(Self { inputs, outputs, raw: !raw.is_empty() })
     }
 }
 
@@ -169,9 +203,10 @@ fn split_raw((at, name): (usize, &str), raw: &[u8]) -> Result<Vec<Vec<u8>>, Refu
     Ok(strings)
 }
 
-fn join_raw<'a>(strings: impl Iterator<Item = &'a str>) -> Vec<u8> {
+fn join_raw(strings: impl Iterator<Item = impl AsRef<str>>) -> Vec<u8> {
     let mut raw = Vec::new();
     for string in strings {
+        let string = string.as_ref();
         let length = u32::try_from(string.len()).expect("labels and ids are short");
         raw.extend(length.to_le_bytes());
         raw.extend(string.as_bytes());
@@ -180,9 +215,20 @@ fn join_raw<'a>(strings: impl Iterator<Item = &'a str>) -> Vec<u8> {
 }
 
 impl Answer {
-    /// The likeliest class of each text.
-    pub(crate) fn labels(&self) -> impl Iterator<Item = &str> {
-        self.scores.iter().map(|scores| self.served.labels()[scores.best().0].as_str())
+    /// What is said of each text.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        self.scores.iter().map(|scores| self.served.label(scores))
+    }
+
+    /// One a text; none where classes are answered.
+    pub(crate) fn values(&self) -> impl Iterator<Item = f64> {
+        self.scores.iter().filter_map(|scores| self.served.value(scores))
+    }
+
+    /// Two a text; none where classes are answered.
+    pub(crate) fn intervals(&self) -> impl Iterator<Item = f64> {
+        let ends = self.scores.iter().filter_map(|scores| self.served.interval(scores));
+        ends.flat_map(|(low, high)| [low, high])
     }
 
     /// Row by row.
@@ -201,18 +247,13 @@ impl Answer {
     }
 
     /// The OIP response.
-    pub(crate) fn respond(
-        &self,
-        model_name: String,
-        id: String,
-        layout: &Layout,
-    ) -> ModelInferResponse {
+    pub(crate) fn respond(&self, model_name: String, id: String, raw: bool) -> ModelInferResponse {
         let mut raw_output_contents = Vec::new();
         let tensor = |&output: &Output| InferOutputTensor {
             name: output.name().to_owned(),
             datatype: output.datatype().to_owned(),
             shape: self.shape(output),
-            contents: if layout.raw {
+            contents: if raw {
                 raw_output_contents.push(self.raw(output));
                 None
             } else {
@@ -220,7 +261,7 @@ impl Answer {
             },
             ..InferOutputTensor::default()
         };
-        let outputs = layout.outputs.iter().map(tensor).collect();
+        let outputs = self.outputs.iter().map(tensor).collect();
         let generation = ParameterChoice::StringParam(self.served.name.clone());
         let generation = InferParameter { parameter_choice: Some(generation) };
         ModelInferResponse {
@@ -237,8 +278,11 @@ impl Answer {
         let mut contents = InferTensorContents::default();
         match output {
             Output::Label => {
-                contents.bytes_contents = self.labels().map(|l| l.as_bytes().to_vec()).collect();
+                let labels = self.labels().map(|label| label.into_owned().into_bytes());
+                contents.bytes_contents = labels.collect();
             }
+            Output::Value => contents.fp64_contents = self.values().collect(),
+            Output::Interval => contents.fp64_contents = self.intervals().collect(),
             Output::Probabilities => contents.fp32_contents = self.probabilities().collect(),
             Output::Embedding => contents.fp32_contents = self.embeddings().collect(),
             Output::Generation => {
@@ -251,9 +295,11 @@ impl Answer {
     fn raw(&self, output: Output) -> Vec<u8> {
         match output {
             Output::Label => join_raw(self.labels()),
+            Output::Value => self.values().flat_map(f64::to_le_bytes).collect(),
+            Output::Interval => self.intervals().flat_map(f64::to_le_bytes).collect(),
             Output::Probabilities => self.probabilities().flat_map(f32::to_le_bytes).collect(),
             Output::Embedding => self.embeddings().flat_map(f32::to_le_bytes).collect(),
-            Output::Generation => join_raw(std::iter::once(self.served.name.as_str())),
+            Output::Generation => join_raw(std::iter::once(&self.served.name)),
         }
     }
 }

@@ -5,11 +5,12 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::ListenConfig;
 use tidegate_controller::ControllerConfig;
+use tidegate_curation::LabelKind;
 use tidegate_curator::CuratorConfig;
 use tidegate_evaluator::EvaluatorConfig;
 use tidegate_gateway::GatewayConfig;
 use tidegate_ledger::LedgerConfig;
-use tidegate_model::Device;
+use tidegate_model::{Device, Task};
 use tidegate_stream::StreamConfig;
 use tidegate_telemetry::TelemetryConfig;
 use tidegate_trainer::TrainerConfig;
@@ -70,6 +71,19 @@ impl Config {
         }
         Ok(())
     }
+
+    /// Refuses a process that would curate what it cannot learn.
+    pub(crate) fn check_labels(&self) -> anyhow::Result<()> {
+        let learns_numbers = self.trainer.recipe()?.architecture.task == Task::Regression;
+        let labels = self.curator.curation.validate.labels;
+        anyhow::ensure!(
+            !learns_numbers || labels == LabelKind::Numbers,
+            "trainer.recipe learns numbers (`architecture.task` is `regression`), and \
+             `curator.curation.validate.labels` is `classes`: set it to `numbers`, so that a label \
+             which is none is rejected and not lost"
+        );
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -83,6 +97,17 @@ mod tests {
         let text = toml::to_string(&config).unwrap();
         let back: Config = toml::from_str(&text).unwrap();
         assert_eq!(toml::to_string(&back).unwrap(), text);
+    }
+
+    #[test]
+    fn numbers_are_curated_where_they_are_learnt() {
+        let mut config = Config::default();
+        config.check_labels().unwrap();
+        config.trainer.recipe.architecture.task = Task::Regression;
+        let error = config.check_labels().unwrap_err().to_string();
+        assert!(error.contains("`numbers`"), "{error}");
+        config.curator.curation.validate.labels = LabelKind::Numbers;
+        config.check_labels().unwrap();
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::{
 /// What to ask.
 #[derive(clap::Args)]
 pub(crate) struct InferArgs {
-    /// Texts to classify.
+    /// Texts to ask about.
     texts: Vec<String>,
     /// A file of texts, one a line.
     #[arg(long)]
@@ -48,10 +48,14 @@ pub(crate) struct InferArgs {
 /// One answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Answer {
-    /// The class.
+    /// The class, or the number in decimal notation.
     pub(crate) label: String,
-    /// Its probability.
-    pub(crate) probability: f32,
+    /// Of the class.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) probability: Option<f32>,
+    /// About the number: 90 % of what it may be.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) interval: Option<(f64, f64)>,
     /// Who answered.
     pub(crate) generation: String,
 }
@@ -80,7 +84,7 @@ pub(crate) async fn client(global: &Global) -> anyhow::Result<Client> {
         .max_encoding_message_size(64 << 20))
 }
 
-/// Classifies `texts` in one request.
+/// Asks about `texts` in one request.
 pub(crate) async fn ask(
     client: &mut Client,
     texts: &[String],
@@ -111,6 +115,8 @@ fn answers(response: ModelInferResponse) -> anyhow::Result<Vec<Answer>> {
         let contents = tensor.and_then(|tensor| tensor.contents.as_ref());
         contents.with_context(|| format!("the response has no output `{name}`"))
     };
+    let intervals = output("interval").map(|found| &found.fp64_contents[..]).unwrap_or_default();
+    let mut intervals = intervals.chunks_exact(2).map(|ends| (ends[0], ends[1]));
     let labels = &output("label")?.bytes_contents;
     let probabilities = &output("probabilities")?.fp32_contents;
     let classes = probabilities.len() / labels.len().max(1);
@@ -118,10 +124,15 @@ fn answers(response: ModelInferResponse) -> anyhow::Result<Vec<Answer>> {
     Ok(labels
         .iter()
         .zip(probabilities.chunks(classes))
-        .map(|(label, row)| Answer {
-            label: String::from_utf8_lossy(label).into_owned(),
-            probability: row.iter().copied().fold(0.0, f32::max),
-            generation: response.model_version.clone(),
+        .map(|(label, row)| {
+            let interval = intervals.next();
+            let likeliest = row.iter().copied().fold(0.0, f32::max);
+            Answer {
+                label: String::from_utf8_lossy(label).into_owned(),
+                probability: interval.is_none().then_some(likeliest),
+                interval,
+                generation: response.model_version.clone(),
+            }
         })
         .collect())
 }
@@ -142,10 +153,15 @@ pub(crate) async fn run(global: &Global, args: InferArgs) -> anyhow::Result<Exit
     let answers = ask(&mut client, &texts, &args.model_version).await?;
     let rows = texts.iter().zip(&answers).map(|(text, answer)| {
         let text: String = text.chars().take(48).collect();
-        let probability = format!("{:.3}", answer.probability);
-        vec![answer.label.clone(), probability, short(&answer.generation), text]
+        let sure = match (answer.interval, answer.probability) {
+            (Some((low, high)), _) => format!("{low:.4} to {high:.4}"),
+            (None, probability) => format!("{:.3}", probability.unwrap_or_default()),
+        };
+        vec![answer.label.clone(), sure, short(&answer.generation), text]
     });
-    let header = ["label", "probability", "generation", "text"];
+    let numbers = answers.iter().any(|answer| answer.interval.is_some());
+    let sure = if numbers { "90 % interval" } else { "probability" };
+    let header = ["label", sure, "generation", "text"];
     print(global.output, &answers, &header, rows.collect())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -57,6 +57,9 @@ impl Services {
 /// Runs until SIGINT or SIGTERM, or until a service cannot go on.
 pub(crate) async fn run(global: &Global, services: Services) -> anyhow::Result<ExitCode> {
     let config = global.load()?;
+    if services.curator && services.trainer {
+        config.check_labels()?;
+    }
     let _telemetry = tidegate_telemetry::init(&config.telemetry)?;
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("data directory {}", config.data_dir.display()))?;

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tidegate_learning::Recipe;
-use tidegate_model::Task;
 
 /// Configuration of the trainer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,7 +63,7 @@ impl TrainerConfig {
         anyhow::ensure!(self.max_window > 0, "trainer.max_window is 0: at least 1 is needed");
         let task = self.recipe()?.architecture.task;
         anyhow::ensure!(
-            task == Task::Classification,
+            task.has_labels(),
             "trainer.recipe: `architecture.task` is `{}`, which no suite can judge yet: train it by \
              `tidegate train --data`",
             task.as_str()
@@ -75,6 +74,8 @@ impl TrainerConfig {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_model::Task;
+
     use super::*;
 
     #[test]

@@ -1,7 +1,7 @@
 //! What each stage does, one claim a test.
 use bytes::Bytes;
 use tidegate_contracts::{ContentType, Domain, Event, MAX_RECORD_BYTES, Split};
-use tidegate_curation::{CurationConfig, Incoming, Pipeline, Side, StageName, Waiting};
+use tidegate_curation::{CurationConfig, Incoming, LabelKind, Pipeline, Side, StageName, Waiting};
 
 use crate::stream::{at, curated, event, label, pipeline, raw, rejected};
 
@@ -82,6 +82,22 @@ fn an_event_from_the_future_is_rejected_and_one_from_the_past_is_not() {
     assert_eq!(result.code, "future_time");
     curated(pipeline.apply(dated(1, "2001-09-09T02:46:40Z")));
     curated(pipeline.apply(dated(2, "1999-01-01T00:00:00Z")));
+}
+
+#[test]
+fn where_labels_are_numbers_any_other_is_rejected_on_both_topics() {
+    let mut config = CurationConfig::default();
+    config.validate.labels = LabelKind::Numbers;
+    let mut pipeline = Pipeline::new(&config).unwrap();
+    curated(pipeline.apply(event(0, "a", "a cheap one", Some("-1.5e2"))));
+    for (offset, label) in [(1, "cheap"), (2, "NaN"), (3, "1e999")] {
+        let text = format!("number {offset}");
+        let wrong = rejected(pipeline.apply(event(offset, &text, &text, Some(label))));
+        assert_eq!(wrong.code, "label_no_number");
+        assert!(wrong.reason.contains(&format!("`{label}`")), "{}", wrong.reason);
+    }
+    let late = raw("labels", 0, 0, r#"{"id":"b","label":"dear"}"#);
+    assert_eq!(rejected(pipeline.apply(Incoming::Label(late))).code, "label_no_number");
 }
 
 #[test]

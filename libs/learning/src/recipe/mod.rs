@@ -4,6 +4,7 @@ mod bounds;
 mod course;
 mod encoder;
 mod method;
+mod regression;
 mod search;
 mod terms;
 mod transfer;
@@ -19,6 +20,7 @@ pub use self::{
     course::Course,
     encoder::EncoderFiles,
     method::{Alerts, Expansion, Method, Precision, Train, Watching},
+    regression::Regression,
     search::{Search, Space},
     terms::{BalanceBy, Counting, Der, Distillation, Ewc, L2ToStart, Rehearsal},
     transfer::{NewLabels, Transfer},
@@ -47,6 +49,9 @@ pub struct Recipe {
     pub method: Method,
     /// In which numbers.
     pub precision: Precision,
+    /// How numbers are learnt.
+    #[serde(default)]
+    pub regression: Regression,
     /// What is counted beside what is learnt by steps.
     #[serde(default)]
     pub counting: Counting,
@@ -92,6 +97,7 @@ impl Default for Recipe {
             search: Search::default(),
             method: Method::default(),
             precision: Precision::default(),
+            regression: Regression::default(),
             counting: Counting::default(),
             rehearsal: Rehearsal::default(),
             distillation: Distillation::default(),
@@ -162,6 +168,7 @@ impl Recipe {
         self.search.validate()?;
         self.validate_what_is_searched()?;
         self.method.validate("method")?;
+        self.regression.validate()?;
         self.counting.validate()?;
         self.rehearsal.validate()?;
         self.distillation.validate()?;
@@ -177,7 +184,7 @@ impl Recipe {
     /// A search compares architectures by how well they tell classes apart.
     fn validate_what_is_searched(&self) -> Result<(), LearningError> {
         let need = if self.architecture.task != Task::Classification {
-            "candidates are judged by their classes: 0 is needed where next tokens are learnt"
+            "candidates are judged by their classes: 0 is needed where none are learnt"
         } else if self.encoder.is_some() {
             "an encoder has an architecture of its own: 0 is needed where a cold start begins with \
              one"
@@ -238,6 +245,8 @@ mod tests {
             ("[cold_start]\nwide_rate = nan", "`cold_start.wide_rate`"),
             ("[cold_start]\nclip_norm = inf", "`cold_start.clip_norm`"),
             ("[counting]\nsmoothing = -1", "`counting.smoothing`"),
+            ("[regression]\nlevels = 1", "`regression.levels`"),
+            ("[regression]\nspread = -0.5", "`regression.spread`"),
             ("[rehearsal]\nshare = 1.0", "`rehearsal.share`"),
             ("[rehearsal]\nbalance_by = [\"age\"]", "balance_by"),
             ("[rehearsal]\nbalance_by = [\"class\", \"class\"]", "`rehearsal.balance_by`"),

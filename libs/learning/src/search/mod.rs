@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::{ArtifactHash, JobId, Score, SearchLog};
-use tidegate_model::Architecture;
+use tidegate_model::{Architecture, Task};
 use tidegate_telemetry::energy::EnergyMeter;
 use tokio_util::sync::CancellationToken;
 
@@ -104,7 +104,7 @@ pub(crate) fn run<B: Trains>(
 ) -> Result<Found, LearningError> {
     let (search, course) = (&job.recipe.search, &job.recipe.cold_start);
     let newest = &examples[examples.len().saturating_sub(course.max_examples)..];
-    let (learnt, held) = hold_back(newest, search.held_back, job.seed);
+    let (learnt, held) = hold_back(newest, search.held_back, job.seed, Task::Classification);
     let mut base = job.clone();
     base.recipe.search.candidates = 0;
     let course = &mut base.recipe.cold_start;

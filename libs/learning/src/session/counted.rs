@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use burn::module::AutodiffModule as _;
 use bytes::Bytes;
 use tidegate_contracts::JobKind;
-use tidegate_model::{COUNTS, Counts, Kernels, ModelError, Weights};
+use tidegate_model::{COUNTS, Counts, Kernels, ModelError, Task, Weights};
 
 use crate::{
     Job, LearningError, Trains,
@@ -49,7 +49,7 @@ impl Counted {
             let Some(file) = checkpoint.files.get(COUNTS) else { return Ok(None) };
             return Ok(of(read(lesson, lesson.labels.len(), file)?, file.clone()));
         }
-        if !counts(job) {
+        if !counts(job, lesson) {
             return Ok(None);
         }
         let smoothing = job.recipe.counting.smoothing as f32;
@@ -77,8 +77,11 @@ impl Counted {
         job: &Job,
         lesson: &Lesson,
     ) -> Result<Weights<B>, LearningError> {
-        let old =
-            if counts(job) { of_champion(job, lesson, weights.wide.classes())? } else { None };
+        let old = if counts(job, lesson) {
+            of_champion(job, lesson, weights.wide.classes())?
+        } else {
+            None
+        };
         Ok(match old {
             Some((_, counts)) => weights.without(&counts),
             None => weights,
@@ -99,9 +102,10 @@ impl Counted {
     }
 }
 
-/// Whether a job whose wide path learns counts.
-fn counts(job: &Job) -> bool {
-    job.recipe.counting.smoothing > 0.0
+/// Whether a job whose wide path learns counts: classes are counted, and levels, which have
+/// neighbours, are not.
+fn counts(job: &Job, lesson: &Lesson) -> bool {
+    job.recipe.counting.smoothing > 0.0 && lesson.task() == Task::Classification
 }
 
 /// The champion's counts, of so many classes. None of a job in another domain: what was counted

@@ -281,7 +281,7 @@ impl<B: Trains> Session<'_, B> {
         let setting = Setting { course: &self.course, scale, router };
         let network = &self.weights.network;
         let pass = match lesson.task() {
-            Task::Classification => {
+            Task::Classification | Task::Regression => {
                 let targets = rows.targets(lesson, recipe);
                 loss::accumulate(network, &features, &wide, &targets, setting, &self.device)
             }

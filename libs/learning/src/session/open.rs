@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use burn::module::AutodiffModule as _;
 use bytes::Bytes;
-use tidegate_model::{Adapters, Modality, Task, WEIGHTS, Weights};
+use tidegate_model::{Adapters, Modality, WEIGHTS, Weights};
 
 use super::{
     Session,
@@ -66,9 +66,8 @@ impl<'a, B: Trains> Session<'a, B> {
                 None => Weights::init(architecture, classes, job.seed, &device),
             },
         };
-        let learns_by_steps = course.wide_rate > 0.0
-            && method.includes("wide.rows")
-            && lesson.task() == Task::Classification;
+        let learns_by_steps =
+            course.wide_rate > 0.0 && method.includes("wide.rows") && lesson.task().has_labels();
         if learns_by_steps && resumed.is_none() {
             weights = Counted::out_of(weights, job, lesson)?;
         }
@@ -168,12 +167,12 @@ fn is_head(name: &str) -> bool {
 }
 
 /// Whether steps of the wide path alone can teach what the job is for: it knows words and features,
-/// no pictures and no sounds, and classes, no next tokens.
+/// no pictures and no sounds, and labels, no next tokens.
 fn wide_learns(lesson: &Lesson, method: &Method, course: &Course) -> bool {
     let read = &lesson.featurizer.architecture.modalities;
     course.wide_rate > 0.0
         && method.includes("wide.rows")
-        && lesson.task() == Task::Classification
+        && lesson.task().has_labels()
         && !read.contains(&Modality::Image)
         && !read.contains(&Modality::Audio)
 }

@@ -220,6 +220,9 @@ impl<B: Trains> Session<'_, B> {
         if self.lesson.task() == Task::NextToken {
             values.push(("perplexity".to_owned(), stats.loss.unwrap_or_default().exp()));
         }
+        if let Some(levels) = &self.lesson.levels {
+            values.push(("outside_levels".to_owned(), levels.outside));
+        }
         if let Some(counted) = &self.counted {
             values.push(("evidence_scale".to_owned(), f64::from(counted.scale())));
             values.push(("evidence_heat".to_owned(), f64::from(counted.heat())));

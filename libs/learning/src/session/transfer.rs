@@ -11,6 +11,7 @@ use super::Session;
 use crate::{
     Trains,
     lesson::Item,
+    loss::softened,
     optimizer::values,
     sampler,
     teacher::{self, ASK},
@@ -38,11 +39,11 @@ struct Report<'a> {
     learnt_from: usize,
     held_back: usize,
     /// By name, as in the metrics.
-    accuracies: BTreeMap<String, f64>,
+    measured: BTreeMap<String, f64>,
 }
 
 impl<B: Trains> Session<'_, B> {
-    /// Accuracies on what is held back, by name; none where nothing is.
+    /// Measures of what is held back, by name; none where nothing is.
     ///
     /// `transfer.zero_shot_accuracy` is that of the source's answers before the first step, among the
     /// classes that are kept, where an example of another class is missed; `transfer.accuracy` that of
@@ -50,6 +51,9 @@ impl<B: Trains> Session<'_, B> {
     /// worth with K examples a class: the nearest class mean of normalised pooled outputs
     /// (prototypes, Snell et al. 2017, arXiv 1703.05175; normalised as in SimpleShot, Wang et al.
     /// 2019, arXiv 1911.04623), averaged over ten draws. `_after` is of the trained weights.
+    ///
+    /// Of numbers `transfer.zero_shot_mae` and `transfer.mae` are the mean absolute errors of the same
+    /// answers.
     pub(super) fn shots(&self, trained: bool) -> BTreeMap<String, f64> {
         let lesson = self.lesson;
         if lesson.held_back.is_empty() {
@@ -57,6 +61,21 @@ impl<B: Trains> Session<'_, B> {
         }
         let network = self.weights.network.valid();
         let held: Vec<&Item> = lesson.held_back.iter().collect();
+        if let Some(levels) = &lesson.levels {
+            let (name, answers, weights) = if trained {
+                ("transfer.mae", lesson.labels.len(), self.in_use())
+            } else {
+                let weights = Weights { network, wide: self.weights.wide.clone() };
+                ("transfer.zero_shot_mae", lesson.known, weights)
+            };
+            let said = answered::<B, _>(&weights, &held, &self.device, |row| {
+                let mut answer = softened(&row[..answers], 1.0);
+                answer.resize(row.len(), 0.0);
+                levels.mean(&answer)
+            });
+            let errors = said.iter().zip(&lesson.held_numbers).map(|(said, is)| (said - is).abs());
+            return BTreeMap::from([(name.to_owned(), errors.sum::<f64>() / held.len() as f64)]);
+        }
         let of_means = self.few_shot(&network, &held).into_iter().map(|(shots, accuracy)| {
             let after = if trained { "_after" } else { "" };
             (format!("transfer.few_shot_{shots}_accuracy{after}"), accuracy)
@@ -122,8 +141,8 @@ impl<B: Trains> Session<'_, B> {
     /// The content of [`crate::TRANSFER`].
     pub(super) fn transfer_report(&self, after: &BTreeMap<String, f64>) -> Vec<u8> {
         let lesson = self.lesson;
-        let mut accuracies = self.position.stats.transfer.clone();
-        accuracies.extend(after.clone());
+        let mut measured = self.position.stats.transfer.clone();
+        measured.extend(after.clone());
         let report = Report {
             source: self.job.start.parent(),
             domains: &lesson.domains,
@@ -133,7 +152,7 @@ impl<B: Trains> Session<'_, B> {
             replayed: lesson.before.len(),
             learnt_from: lesson.fresh.len(),
             held_back: lesson.held_back.len(),
-            accuracies,
+            measured,
         };
         serde_json::to_vec_pretty(&report).expect("plain structs are JSON")
     }
@@ -146,16 +165,25 @@ fn accuracy<B: Trains>(
     answers: usize,
     device: &B::Device,
 ) -> f64 {
+    let said = answered::<B, _>(weights, items, device, |row| best(row[..answers].iter().copied()));
+    let right = items.iter().zip(said).filter(|(item, said)| item.class == *said).count();
+    right as f64 / items.len().max(1) as f64
+}
+
+/// What `read` makes of the logits of each item.
+fn answered<B: Trains, T>(
+    weights: &Weights<B::InnerBackend>,
+    items: &[&Item],
+    device: &B::Device,
+    read: impl Fn(&[f32]) -> T,
+) -> Vec<T> {
     let classes = weights.wide.classes();
-    let mut right = 0;
+    let mut answers = Vec::with_capacity(items.len());
     for chunk in items.chunks(ASK) {
         let logits = teacher::logits::<B>(weights, chunk, device);
-        for (item, row) in chunk.iter().zip(logits.chunks_exact(classes)) {
-            let known = item.class < answers;
-            right += usize::from(known && best(row[..answers].iter().copied()) == item.class);
-        }
+        answers.extend(logits.chunks_exact(classes).map(&read));
     }
-    right as f64 / items.len().max(1) as f64
+    answers
 }
 
 /// The first of the highest.

@@ -255,7 +255,7 @@ impl<B: Kernels> Network<B> {
             .collect::<Result<_, ModelError>>()?;
         // Classes come one by one, and start without evidence; tokens are all there.
         let start = match a.task {
-            Task::Classification => Start::Zero,
+            Task::Classification | Task::Regression => Start::Zero,
             Task::NextToken => Start::fan_in(a.d_model),
         };
         Ok(Self {

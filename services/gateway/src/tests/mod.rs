@@ -20,7 +20,7 @@ use tidegate_contracts::{
         v1::predict_client::PredictClient,
     },
 };
-use tidegate_model::{Input, Scores};
+use tidegate_model::{Input, Levels, Scores};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -44,6 +44,8 @@ use crate::{
 pub(crate) struct Toy {
     number: u16,
     labels: Vec<Class>,
+    /// Where it answers with numbers.
+    levels: Option<Levels>,
     open: Mutex<bool>,
     opened: Condvar,
     /// Texts of each batch.
@@ -63,7 +65,15 @@ impl Toy {
     fn with(number: u16, open: bool) -> Arc<Self> {
         let labels = [format!("label-{number}"), "other".to_owned()].map(Class::new).into();
         let (open, opened) = (Mutex::new(open), Condvar::new());
-        Arc::new(Self { number, labels, open, opened, batches: Mutex::default() })
+        Arc::new(Self { number, labels, levels: None, open, opened, batches: Mutex::default() })
+    }
+
+    /// Says 10 with the probability of its number, and 20 else.
+    pub(crate) fn of_numbers(number: u16) -> Arc<Self> {
+        let mut toy = Arc::into_inner(Self::new(number)).unwrap();
+        toy.labels = ["10", "20"].map(Class::new).into();
+        toy.levels = Some(Levels::of(&toy.labels).unwrap());
+        Arc::new(toy)
     }
 
     pub(crate) fn open(&self) {
@@ -92,6 +102,10 @@ impl Toy {
 impl Forward for Toy {
     fn labels(&self) -> &[Class] {
         &self.labels
+    }
+
+    fn levels(&self) -> Option<&Levels> {
+        self.levels.as_ref()
     }
 
     fn forward(&self, inputs: &[Input]) -> Result<Vec<Result<Scores, String>>, String> {

@@ -70,6 +70,48 @@ async fn the_twin_answers_as_the_grpc_door_does() {
 }
 
 #[tokio::test]
+async fn a_model_of_numbers_answers_with_numbers_and_their_intervals() {
+    let house = House::open(GatewayConfig::default()).await;
+    house.serve(&Toy::of_numbers(300));
+    let router = rest::routes(house.front.clone());
+    let (_, model) = get(&router, "/v2/models/default").await;
+    let outputs: Vec<(&str, &str)> = model["outputs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tensor| (tensor["name"].as_str().unwrap(), tensor["datatype"].as_str().unwrap()))
+        .collect();
+    assert!(outputs.contains(&("value", "FP64")) && outputs.contains(&("interval", "FP64")));
+    let infer = "/v2/models/default/infer";
+    let (status, body) = post(&router, infer, ask(json!([2]), json!(["a", "b"]))).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let output = |name: &str| {
+        let found = body["outputs"].as_array().unwrap().iter().find(|o| o["name"] == name);
+        found.unwrap_or_else(|| panic!("no `{name}` in {body}")).clone()
+    };
+    // 0.8 x 10 + 0.2 x 20.
+    let value = output("value")["data"][1].as_f64().unwrap();
+    assert!((value - 12.0).abs() < 1e-5);
+    let label = output("label")["data"][1].as_str().unwrap().to_owned();
+    assert!((label.parse::<f64>().unwrap() - value).abs() < 1e-12);
+    // Of 5 to 15 the lower end, of 15 to 25 the upper one.
+    let interval = output("interval");
+    assert_eq!(interval["shape"], json!([2, 2]));
+    let ends: Vec<f64> =
+        interval["data"].as_array().unwrap().iter().map(|end| end.as_f64().unwrap()).collect();
+    for (end, expected) in ends.iter().zip([5.625, 22.5, 5.625, 22.5]) {
+        assert!((end - expected).abs() < 1e-4, "{ends:?}");
+    }
+    house.serve(&Toy::new(1));
+    let mut asks: Value = serde_json::from_str(&ask(json!([1]), json!(["a"]))).unwrap();
+    asks["outputs"] = json!([{"name": "value"}]);
+    let (status, body) = post(&router, infer, asks.to_string()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(body["error"].as_str().unwrap().contains("answers with classes"), "{body}");
+    house.close().await;
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_named() {
     let config = GatewayConfig { max_message_bytes: 1000, ..GatewayConfig::default() };
     let house = House::open(config).await;

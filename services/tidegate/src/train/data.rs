@@ -18,8 +18,8 @@ use tidegate_model::Task;
 pub(super) struct Data {
     /// Events that can be learnt from, in the order of their lines.
     pub(super) examples: Vec<Example>,
-    /// Events that cannot: without a label where classes are learnt, without a text where next tokens
-    /// are.
+    /// Events that cannot: without a label where classes are learnt, without a number where numbers
+    /// are, without a text where next tokens are.
     pub(super) others: usize,
     /// The file, and its lines in place of offsets.
     pub(super) window: Window,
@@ -69,6 +69,7 @@ pub(super) fn read(path: &Path, task: Task) -> anyhow::Result<Data> {
     let (examples, others) = read.examples(task);
     let lack = match task {
         Task::Classification => "none has a label",
+        Task::Regression => "none has a number as its label",
         Task::NextToken => "none has a text",
     };
     ensure!(
@@ -124,10 +125,13 @@ impl Lines {
             event.label = self.labels.get(&event.id).cloned();
         }
         let example = match task {
-            Task::Classification => Example::from_event,
+            Task::Classification | Task::Regression => Example::from_event,
             Task::NextToken => Example::of_text,
         };
-        let examples: Vec<Example> = self.events.iter().filter_map(example).collect();
+        let learns =
+            |example: &Example| task != Task::Regression || example.label.number().is_some();
+        let examples: Vec<Example> =
+            self.events.iter().filter_map(example).filter(learns).collect();
         let others = count - examples.len();
         (examples, others)
     }
