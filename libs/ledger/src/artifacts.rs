@@ -85,7 +85,7 @@ impl ArtifactStore {
     /// # Errors
     /// [`ArtifactError::Store`] when the disk fails.
     pub async fn put(&self, bytes: Bytes) -> Result<ArtifactHash, ArtifactError> {
-        let hash = ArtifactHash::of(&bytes);
+        let hash = hash_of(&bytes).await?;
         let key = key(&hash);
         // An interrupted write may have left fewer bytes: only the full length counts as kept.
         match self.store.head(&key).await {
@@ -111,7 +111,7 @@ impl ArtifactStore {
             other => other.map_err(store)?,
         };
         let bytes = read.bytes().await.map_err(store)?;
-        let found = ArtifactHash::of(&bytes);
+        let found = hash_of(&bytes).await?;
         if found == *hash {
             Ok(bytes)
         } else {
@@ -133,7 +133,7 @@ impl ArtifactStore {
             return Err(ArtifactError::Mismatch("they name other files".into()));
         }
         for (name, entry) in &manifest.files {
-            if ArtifactHash::of(&files[name]) != entry.hash {
+            if hash_of(&files[name]).await? != entry.hash {
                 return Err(ArtifactError::Mismatch(format!("`{name}` has another hash")));
             }
             self.put(files[name].clone()).await?;
@@ -190,6 +190,18 @@ impl ArtifactStore {
         }
         Ok(Verified { id: *id, manifest, files })
     }
+}
+
+/// Bytes that are hashed where they are: some tens of microseconds.
+const AT_ONCE: usize = 64 << 10;
+
+/// Off the runtime's threads: a gigabyte takes a third of a second, and requests would wait for it.
+async fn hash_of(bytes: &Bytes) -> Result<ArtifactHash, ArtifactError> {
+    if bytes.len() <= AT_ONCE {
+        return Ok(ArtifactHash::of(bytes));
+    }
+    let bytes = bytes.clone();
+    tokio::task::spawn_blocking(move || ArtifactHash::of(&bytes)).await.map_err(store)
 }
 
 /// `blake3/ab/abcdef...`: no folder grows too large.

@@ -97,20 +97,23 @@ fn build(
         tracing::warn!(generation, "its verdict holds no golden inputs: answers are not compared");
     }
     let began = Instant::now();
-    compare(&model, golden)?;
+    let one = compare(&model, golden)?;
     let compare_ms = began.elapsed().as_millis();
     let began = Instant::now();
-    warm(&model, golden, recent, max_batch)?;
+    warm(&model, golden, recent, max_batch, one)?;
     let warm_ms = began.elapsed().as_millis();
     let generation = manifest.id().short();
     tracing::debug!(generation, build_ms, compare_ms, warm_ms, "built, compared and warmed");
     Ok(model)
 }
 
-/// Whether the model answers as it did when it was judged.
-fn compare(model: &Model, golden: &[Golden]) -> Result<(), PrepareError> {
+/// Whether the model answers as it did when it was judged. Returns how long the last answer took.
+fn compare(model: &Model, golden: &[Golden]) -> Result<Option<Duration>, PrepareError> {
+    let mut one = None;
     for (index, golden) in golden.iter().enumerate() {
+        let began = Instant::now();
         let scores = model.predict(&[Input::from_golden(golden)])?.swap_remove(0);
+        one = Some(began.elapsed());
         let (found, expected) = (scores.probabilities, &golden.probabilities);
         // A NaN is near nothing.
         let near = |(a, b): (&f32, &f32)| (a - b).abs() <= TOLERANCE;
@@ -119,16 +122,18 @@ fn compare(model: &Model, golden: &[Golden]) -> Result<(), PrepareError> {
             return Err(PrepareError::Golden { index, found, expected, tolerance });
         }
     }
-    Ok(())
+    Ok(one)
 }
 
 /// First answers touch every page and kernel: no client waits for that. One that came lately may be
-/// one that cannot be read; a model that fails at any other does not serve.
+/// one that cannot be read; a model that fails at any other does not serve. `one`: how long an answer
+/// takes, where there were some already.
 fn warm(
     model: &Model,
     golden: &[Golden],
     recent: Vec<Input>,
     max_batch: usize,
+    one: Option<Duration>,
 ) -> Result<(), PrepareError> {
     let golden = golden.iter().map(Input::from_golden);
     let mut inputs: Vec<Input> =
@@ -141,9 +146,15 @@ fn warm(
         failed.filter(|error| !error.is_of_input()).map(Err).next().unwrap_or(Ok(()))
     };
     // One text; then as many as batches have, as far as time allows.
-    let began = Instant::now();
-    answered(&inputs[..1])?;
-    let in_time = WARMING.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-6);
+    let one = match one {
+        Some(one) => one,
+        None => {
+            let began = Instant::now();
+            answered(&inputs[..1])?;
+            began.elapsed()
+        }
+    };
+    let in_time = WARMING.as_secs_f64() / one.as_secs_f64().max(1e-6);
     inputs.truncate(max_batch.min(in_time as usize));
     if inputs.len() > 1 {
         answered(&inputs)?;

@@ -1,6 +1,18 @@
 //! Matrix products on slices, one thread each: callers divide the work.
 use super::fresh::{Blank, written};
 
+/// With so few rows beside it a matrix is multiplied column by column of a few, in strides that no
+/// prefetcher follows: from memory it comes at a fifth of the rate that it is worked on. Read in order
+/// first, it comes several times as fast. Measured on AMD EPYC with AVX2, 16 rows by 256 x 256: 25
+/// GFLOP/s for 13; at 64 rows 44 for 41, at 128 nothing.
+const FEW: usize = 64;
+
+/// Numbers of a matrix that a cache of the first level does not hold.
+const LARGE: usize = 8192;
+
+/// Numbers in a cache line.
+const LINE: usize = 16;
+
 /// A matrix that is read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View<'a> {
@@ -38,6 +50,13 @@ impl<'a> View<'a> {
             col_stride: self.row_stride,
             ..self
         }
+    }
+
+    /// Reads one number of each cache line, row by row, so that the caches have the matrix.
+    fn touch(&self) {
+        let rows = self.data.chunks(self.row_stride).take(self.rows);
+        let sum = |row: &[f32]| row[..self.cols].iter().step_by(LINE).sum::<f32>();
+        std::hint::black_box(rows.map(sum).sum::<f32>());
     }
 
     fn check(&self) {
@@ -93,6 +112,9 @@ fn multiply(out: *mut f32, size: usize, add: bool, a: View<'_>, b: View<'_>) {
     }
     a.check();
     b.check();
+    if m <= FEW && b.col_stride == 1 && k * n >= LARGE {
+        b.touch();
+    }
     // SAFETY: every index that the call forms is `row * row_stride + col * col_stride` with row and
     // col within the sizes given, and the checks above hold the largest of each matrix within its
     // slice. `out` is borrowed mutably, so it overlaps neither `a` nor `b`; where nothing is added
