@@ -8,10 +8,10 @@ use tidegate_model::Task;
 use tidegate_telemetry::energy::{DEFAULT_REGION, grid_intensity};
 
 /// The suite that judges when none is configured.
-pub const DEFAULT_SUITE: &str = include_str!("../../../eval-suites/default/suite.yaml");
+const DEFAULT_SUITE: &str = include_str!("../../../eval-suites/default/suite.yaml");
 
 /// The same where candidates answer with numbers.
-pub const REGRESSION_SUITE: &str = include_str!("../../../eval-suites/regression/suite.yaml");
+const REGRESSION_SUITE: &str = include_str!("../../../eval-suites/regression/suite.yaml");
 
 /// Configuration of the evaluator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -18,5 +18,5 @@ mod held_out;
 mod judging;
 mod service;
 
-pub use config::{DEFAULT_SUITE, EvaluatorConfig, REGRESSION_SUITE};
+pub use config::EvaluatorConfig;
 pub use service::run;

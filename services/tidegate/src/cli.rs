@@ -195,7 +195,7 @@ pub(crate) enum LedgerCommand {
 pub(crate) enum SuiteCommand {
     /// Parse a suite and print for every check what it can tell at a sample size.
     Check {
-        /// The suite (YAML); the built-in one when absent.
+        /// The suite (YAML); the one in force by the configuration when absent.
         path: Option<PathBuf>,
         /// Held-out examples to reckon with.
         #[arg(long, default_value_t = 500)]

@@ -46,11 +46,16 @@ pub(crate) fn suite_check(
     path: Option<&Path>,
     n: u64,
 ) -> anyhow::Result<ExitCode> {
-    let text = match path {
-        None => tidegate_evaluator::DEFAULT_SUITE.to_owned(),
-        Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
+    let suite = match path {
+        None => {
+            let config = global.load()?;
+            config.evaluator.suite(config.trainer.recipe()?.architecture.task)?
+        }
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            Suite::parse(&text)?
+        }
     };
-    let suite = Suite::parse(&text)?;
     let lint = suite.lint(n);
     let header = ["check", "layer", "metric", "slice", "severity", "rule", "can tell at this n"];
     let rows = lint.iter().map(|line| {
