@@ -393,6 +393,21 @@ impl House {
         Ok(control.get_overview(v1::GetOverviewRequest {}).await?.into_inner())
     }
 
+    /// Where the gate asks for an operator (a busy machine may look slow to it), one says yes.
+    ///
+    /// # Panics
+    /// When the candidate is blocked.
+    pub async fn approve_if_asked(&self, overview: &v1::Overview) {
+        let Some(verdict) = &overview.candidate_verdict else { return };
+        assert_ne!(verdict.outcome, "blocked", "{:?}", verdict.reasons);
+        if verdict.outcome == "needs_approval" {
+            println!("an operator was asked, and says yes: {:?}", verdict.reasons);
+            let args = ["approve", &verdict.generation, "--actor", "ana", "--reason", "read it"];
+            // Refused when it is too late: the next look tells.
+            drop(self.run(&args).await);
+        }
+    }
+
     /// Waits for a champion after `before` (empty: the first) that the gateway serves.
     ///
     /// # Panics

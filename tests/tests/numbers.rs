@@ -113,15 +113,7 @@ async fn explained(house: &House) -> anyhow::Result<f64> {
 async fn until_serves(house: &House, before: &str) -> String {
     until("a champion of numbers serves", PATIENCE, async || {
         let overview = house.overview().await.ok()?;
-        if let Some(verdict) = overview.candidate_verdict {
-            assert_ne!(verdict.outcome, "blocked", "{:?}", verdict.reasons);
-            if verdict.outcome == "needs_approval" {
-                println!("an operator was asked, and says yes: {:?}", verdict.reasons);
-                let args =
-                    ["approve", &verdict.generation, "--actor", "ana", "--reason", "read it"];
-                house.run(&args).await.ok()?;
-            }
-        }
+        house.approve_if_asked(&overview).await;
         let champion = overview.champion?.id;
         let serves = house.ask("a flat outside").await.ok()?.generation == champion;
         (champion != before && serves).then_some(champion)

@@ -113,15 +113,7 @@ async fn ask(house: &House, held_back: &[Value]) -> anyhow::Result<Value> {
 async fn until_serves(house: &House, wanted: impl Fn(&[String]) -> bool) -> String {
     until("a champion with the classes of the stream serves", PATIENCE, async || {
         let overview = house.overview().await.ok()?;
-        if let Some(verdict) = overview.candidate_verdict {
-            assert_ne!(verdict.outcome, "blocked", "{:?}", verdict.reasons);
-            if verdict.outcome == "needs_approval" {
-                println!("an operator was asked, and says yes: {:?}", verdict.reasons);
-                let args =
-                    ["approve", &verdict.generation, "--actor", "ana", "--reason", "read it"];
-                house.run(&args).await.ok()?;
-            }
-        }
+        house.approve_if_asked(&overview).await;
         let champion = overview.champion.filter(|champion| wanted(&champion.labels))?;
         let answer = house.ask("who serves?").await.ok()?;
         (answer.generation == champion.id).then_some(champion.id)

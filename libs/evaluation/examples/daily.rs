@@ -89,6 +89,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 predictor: &champion,
                 manifest: &manifest,
             }),
+            anchor: None,
             examples: &examples,
             window_labels: &labels,
             trained: &HashSet::new(),

@@ -3,7 +3,7 @@ use tidegate_contracts::{CheckResult, CheckState, Manifest};
 use tidegate_telemetry::energy::{EnergyMethod, grid_intensity};
 
 use crate::{
-    Bound, Check, Groups, Metric, Slice,
+    Baseline, Bound, Check, Groups, Metric, Slice,
     bootstrap::{Bootstrapped, Resampling, bootstrap},
     evidence::{ClassAgreement, Evidence, Table},
     judge::{Finding, Limit, judge, not_judged, rule, words},
@@ -38,12 +38,15 @@ type Found = Result<Finding, NotJudged>;
 
 /// Judges one check.
 pub(crate) fn run(check: &Check, evidence: &Evidence<'_>) -> CheckResult {
-    let level = evidence.of.suite.level();
+    let level = check.level(evidence.of.suite);
     let relative = check.bound.is_relative();
-    let no_champion =
-        (relative || check.metric == Metric::LabelAgreementDrop) && evidence.of.champion.is_none();
-    let found = if no_champion {
-        let why = "there is no champion to compare with";
+    let asks = relative || check.metric == Metric::LabelAgreementDrop;
+    let baseline = match check.versus {
+        Baseline::Champion => evidence.of.champion,
+        Baseline::Anchor => evidence.of.anchor,
+    };
+    let found = if asks && baseline.is_none() {
+        let why = format!("there is no {} to compare with", check.versus.as_str());
         Err(NotJudged::new(CheckState::NotApplicable, 0, why))
     } else {
         find(check, evidence)
@@ -149,7 +152,7 @@ fn resampling<'a>(check: &Check, evidence: &Evidence<'_>) -> Resampling<'a> {
     Resampling {
         strata: &[],
         count: evidence.of.suite.limits().bootstrap,
-        level: evidence.of.suite.level(),
+        level: check.level(evidence.of.suite),
         seed: evidence.of.seed ^ u64::from_le_bytes(bytes),
     }
 }
@@ -203,7 +206,7 @@ fn of_bootstrap(found: Option<Bootstrapped>, n: u64) -> Result<Bootstrapped, Not
 fn alone(check: &Check, evidence: &Evidence<'_>) -> Found {
     let (rows, scored) = (rows(check, evidence), &table(check, evidence).candidate);
     let n = enough(check, &rows)?;
-    let level = evidence.of.suite.level();
+    let level = check.level(evidence.of.suite);
     let (value, interval, method) = match check.metric {
         Metric::Accuracy | Metric::RobustAccuracy => {
             let (right, all) = scored.successes(&rows);
@@ -241,21 +244,25 @@ fn versus(check: &Check, evidence: &Evidence<'_>) -> Found {
     let (rows, table) = (rows(check, evidence), table(check, evidence));
     let n = enough(check, &rows)?;
     let candidate = &table.candidate;
-    let champion = table.champion.as_ref().expect("a relative check runs with a champion only");
+    let baseline = match check.versus {
+        Baseline::Champion => &table.champion,
+        Baseline::Anchor => &table.anchor,
+    };
+    let baseline = baseline.as_ref().expect("a relative check runs with a baseline only");
     let metric = check.metric;
     let is_ratio = matches!(check.bound, Bound::Ratio(_));
     let (estimate, interval, method) = match metric {
         Metric::Accuracy | Metric::RobustAccuracy => {
-            let pairs = rows.iter().map(|&row| (candidate.right(row), champion.right(row)));
+            let pairs = rows.iter().map(|&row| (candidate.right(row), baseline.right(row)));
             let pair = Paired::count(pairs);
-            let level = evidence.of.suite.level();
+            let level = check.level(evidence.of.suite);
             (pair.difference(), pair.newcombe(level), "newcombe_paired")
         }
         metric => {
             let found = bootstrap(rows.len(), resampling(check, evidence), |picked| {
                 let picked: Vec<usize> = picked.iter().map(|&at| rows[at]).collect();
                 let (one, other) =
-                    (candidate.value(metric, &picked)?, champion.value(metric, &picked)?);
+                    (candidate.value(metric, &picked)?, baseline.value(metric, &picked)?);
                 Some(if is_ratio { times(one, other) } else { one - other })
             });
             let found = of_bootstrap(found, n)?;
@@ -264,7 +271,7 @@ fn versus(check: &Check, evidence: &Evidence<'_>) -> Found {
     };
     Ok(Finding {
         candidate: candidate.value(metric, &rows),
-        baseline: champion.value(metric, &rows),
+        baseline: baseline.value(metric, &rows),
         estimate,
         interval: Some(interval),
         method,
@@ -351,7 +358,7 @@ fn agreement(check: &Check, evidence: &Evidence<'_>) -> Found {
         judged.iter().map(|c| share(of(c)) * c.window.1 as f64).sum::<f64>() / n as f64
     };
     let strata: Vec<_> = judged.iter().map(|c| (c.earlier, c.window, c.window.1 as f64)).collect();
-    let (estimate, interval) = stratified_difference(&strata, evidence.of.suite.level())
+    let (estimate, interval) = stratified_difference(&strata, check.level(evidence.of.suite))
         .expect("every class that is judged has labels in the window");
     Ok(Finding {
         candidate: Some(weighted(|class| class.window)),
@@ -369,7 +376,7 @@ fn latency(check: &Check, evidence: &Evidence<'_>) -> Found {
     if n < check.min_n {
         return Err(NotJudged::few(n, check.min_n));
     }
-    let level = evidence.of.suite.level();
+    let level = check.level(evidence.of.suite);
     let q = check.metric.quantile().expect("a latency metric has a quantile");
     let of = |samples: &[[f64; 2]]| Latency::quantile(samples, q, level);
     let few = || NotJudged::new(CheckState::Insufficient, n, "the sample is too small to tell");

@@ -117,7 +117,11 @@ fn examine(
     let mut checks: Vec<CheckResult> =
         of.suite.checks().iter().map(|check| check::run(check, &evidence)).collect();
     checks.push(no_leak(&evidence));
-    Ok((checks, golden(of)?, environment(&evidence)))
+    let mut facts = environment(&evidence);
+    if let Some(anchor) = of.anchor.filter(|_| of.suite.asks_anchor()) {
+        facts.insert("anchor".to_owned(), anchor.id.to_hex());
+    }
+    Ok((checks, golden(of)?, facts))
 }
 
 /// Asked of every candidate, whatever the suite says: an evaluation on what was learnt is none.

@@ -128,6 +128,8 @@ pub struct Evaluation<'a> {
     pub candidate: Subject<'a>,
     /// Who serves now.
     pub champion: Option<Subject<'a>>,
+    /// Who the champion's line of hot updates began with; it may be the champion itself.
+    pub anchor: Option<Subject<'a>>,
     /// Held-out labelled examples, the oldest first.
     pub examples: &'a [EvalExample],
     /// Training-side labelled records that the candidate learnt and the champion did not, the
@@ -149,15 +151,16 @@ impl Evaluation<'_> {
         self.candidate.predictor.levels().is_some()
     }
 
-    /// Whether the champion answers in the same way, if there is one.
+    /// Whether champion and anchor answer in the same way, as far as there are any.
     pub(crate) fn is_comparable(&self) -> bool {
         let numbers = self.answers_numbers();
-        self.champion.is_none_or(|champion| champion.predictor.levels().is_some() == numbers)
+        let mut others = self.champion.iter().chain(&self.anchor);
+        others.all(|other| other.predictor.levels().is_some() == numbers)
     }
 }
 
 /// Answers to unperturbed inputs, kept from one evaluation to the next: a champion is asked only
-/// about what is new. Holds the two generations of the latest evaluation.
+/// about what is new. Holds the generations of the latest evaluation.
 #[derive(Debug, Default)]
 pub struct Memory {
     answers: HashMap<GenerationId, HashMap<[u8; 16], Scores>>,
@@ -227,6 +230,8 @@ pub(crate) struct Table {
     pub(crate) examples: Vec<usize>,
     pub(crate) candidate: Scored,
     pub(crate) champion: Option<Scored>,
+    /// Only of inputs as they are.
+    pub(crate) anchor: Option<Scored>,
 }
 
 /// How the champion agrees with the labels of the candidate's window, class by class: a window
@@ -280,7 +285,7 @@ impl<'a> Evidence<'a> {
             return Err(EvaluationError::OtherKind);
         }
         let mut subjects = vec![of.candidate.id];
-        subjects.extend(of.champion.map(|champion| champion.id));
+        subjects.extend(of.champion.iter().chain(&of.anchor).map(|other| other.id));
         memory.keep_only(&subjects);
         let classes = classes(&of);
         let all: Vec<usize> = (0..of.examples.len()).collect();
@@ -290,7 +295,11 @@ impl<'a> Evidence<'a> {
             None => None,
             Some(champion) => Some(memory.ask("champion", champion, &inputs)?),
         };
-        let clean = table(&of, &classes, all, &scores, champion.as_deref())?;
+        let mut clean = table(&of, &classes, all, &scores, champion.as_deref())?;
+        if let Some(anchor) = of.anchor.filter(|_| of.suite.asks_anchor()) {
+            let scores = memory.ask("anchor", &anchor, &inputs)?;
+            clean.anchor = Some(scored(&of, &classes, anchor.predictor, &clean.examples, &scores)?);
+        }
         let perturbed = perturbed(&of, &classes)?;
         let robust = robust(&clean, &perturbed);
         let agreement = agreement(&of, memory, &clean)?;
@@ -330,8 +339,8 @@ fn classes(of: &Evaluation<'_>) -> Classes {
         return Classes::default();
     }
     let candidate = of.candidate.predictor.labels();
-    let champion = of.champion.map_or(&[][..], |champion| champion.predictor.labels());
-    Classes::new(candidate.iter().chain(champion).chain(of.examples.iter().map(|e| &e.label)))
+    let others = of.champion.iter().chain(&of.anchor).flat_map(|other| other.predictor.labels());
+    Classes::new(candidate.iter().chain(others).chain(of.examples.iter().map(|e| &e.label)))
 }
 
 fn table(
@@ -341,39 +350,32 @@ fn table(
     candidate: &[Scores],
     champion: Option<&[Scores]>,
 ) -> Result<Table, EvaluationError> {
-    if of.answers_numbers() {
-        let number = |&row: &usize| number_of(&of.examples[row].label);
-        let truth: Vec<f64> = examples.iter().map(number).collect();
-        let candidate = of_numbers(of.candidate.predictor, &truth, candidate)?;
-        let champion = match (of.champion, champion) {
-            (Some(subject), Some(scores)) => Some(of_numbers(subject.predictor, &truth, scores)?),
-            _ => None,
-        };
-        return Ok(Table { examples, candidate, champion });
-    }
-    let number = |&row: &usize| {
-        classes.number(&of.examples[row].label).expect("every example's label is numbered")
-    };
-    let truth: Vec<usize> = examples.iter().map(number).collect();
-    let candidate =
-        Scored::new(classes, of.candidate.predictor.labels(), truth.clone(), candidate)?;
+    let candidate = scored(of, classes, of.candidate.predictor, &examples, candidate)?;
     let champion = match (of.champion, champion) {
         (Some(subject), Some(scores)) => {
-            Some(Scored::new(classes, subject.predictor.labels(), truth, scores)?)
+            Some(scored(of, classes, subject.predictor, &examples, scores)?)
         }
         _ => None,
     };
-    Ok(Table { examples, candidate, champion })
+    Ok(Table { examples, candidate, champion, anchor: None })
 }
 
-fn of_numbers(
+/// What one model said of the examples with these places.
+fn scored(
+    of: &Evaluation<'_>,
+    classes: &Classes,
     predictor: &dyn Predictor,
-    truth: &[f64],
+    examples: &[usize],
     scores: &[Scores],
 ) -> Result<Scored, EvaluationError> {
-    let levels = predictor.levels().expect("both answer with numbers: this was asked before");
-    let numbers = Numbers::new(levels, predictor.labels().len(), truth.to_vec(), scores)?;
-    Ok(Scored { numbers: Some(numbers), ..Scored::default() })
+    let labels = examples.iter().map(|&row| &of.examples[row].label);
+    if let Some(levels) = predictor.levels() {
+        let truth = labels.map(number_of).collect();
+        let numbers = Numbers::new(levels, predictor.labels().len(), truth, scores)?;
+        return Ok(Scored { numbers: Some(numbers), ..Scored::default() });
+    }
+    let number = |label| classes.number(label).expect("every example's label is numbered");
+    Scored::new(classes, predictor.labels(), labels.map(number).collect(), scores)
 }
 
 fn number_of(label: &Class) -> f64 {
@@ -467,6 +469,7 @@ fn robust(clean: &Table, perturbed: &[(Perturbation, Table)]) -> Table {
         examples: first.examples.clone(),
         candidate: worst(&|table| Some(table.candidate.clone())).unwrap_or_default(),
         champion: worst(&|table| table.champion.clone()),
+        anchor: None,
     }
 }
 

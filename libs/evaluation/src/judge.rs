@@ -1,7 +1,7 @@
 //! From numbers to a state and to words.
 use tidegate_contracts::{CheckState, Outcome, Severity};
 
-use crate::{Bound, Check, Metric, stats::Interval};
+use crate::{Baseline, Bound, Check, Metric, stats::Interval};
 
 /// What was found before it is judged.
 #[derive(Debug, Clone, Default)]
@@ -58,10 +58,11 @@ pub(crate) fn judge(metric: Metric, limit: Limit, estimate: f64, interval: Inter
 
 /// The rule in symbols: `L` and `U` are the ends of the interval.
 pub(crate) fn rule(check: &Check, limit: Limit) -> String {
+    let versus = check.versus.as_str();
     let what = match check.bound {
-        Bound::Margin(_) => "candidate - champion",
-        Bound::Ratio(_) => "candidate / champion",
-        _ => check.metric.as_str(),
+        Bound::Margin(_) => format!("candidate - {versus}"),
+        Bound::Ratio(_) => format!("candidate / {versus}"),
+        _ => check.metric.as_str().to_owned(),
     };
     match limit {
         Limit::AtLeast(floor) => format!("L({what}) >= {}", number(floor)),
@@ -100,7 +101,13 @@ fn subject(check: &Check) -> String {
     if let Some(under) = check.under {
         text = format!("{text} under {}", under.words());
     }
-    if check.metric.has_slices() { format!("{text} {}", check.slice.words()) } else { text }
+    if check.metric.has_slices() {
+        text = format!("{text} {}", check.slice.words());
+    }
+    match check.versus {
+        Baseline::Champion => text,
+        Baseline::Anchor => format!("{text}, beside the anchor,"),
+    }
 }
 
 /// What happened, in words, with the numbers.
@@ -113,7 +120,7 @@ pub(crate) fn words(
 ) -> String {
     let metric = check.metric;
     let subject = subject(check);
-    let percent = level * 100.0;
+    let percent = number(level * 100.0);
     let undecided = if state == CheckState::Inconclusive {
         "; the interval reaches past the bound, so this is undecided"
     } else {
@@ -136,29 +143,29 @@ pub(crate) fn words(
             };
             let ends = found.interval.map_or(String::new(), |i| {
                 let (low, high) = (signed(metric, i.low), signed(metric, i.high));
-                format!("{percent:.0} % interval {low} to {high}, ")
+                format!("{percent} % interval {low} to {high}, ")
             });
             let allowed = signed(metric, worse);
             format!("{subject} {moved} {size} ({ends}n {n}; allowed {allowed}){undecided}")
         }
         Bound::Ratio(_) => {
             let ends = found.interval.map_or(String::new(), |i| {
-                format!("{percent:.0} % interval {:.2} to {:.2}, ", i.low, i.high)
+                format!("{percent} % interval {:.2} to {:.2}, ", i.low, i.high)
             });
             let allowed = match limit {
                 Limit::AtLeast(floor) => format!("at least {floor:.2}"),
                 Limit::AtMost(ceil) | Limit::Loss(ceil) => format!("at most {ceil:.2}"),
             };
-            let times = found.estimate;
+            let (times, versus) = (found.estimate, check.versus.as_str());
             format!(
-                "{subject} is {times:.2} times the champion's ({ends}n {n}; allowed {allowed})\
+                "{subject} is {times:.2} times the {versus}'s ({ends}n {n}; allowed {allowed})\
                  {undecided}"
             )
         }
         _ => {
             let ends = found.interval.map_or(String::new(), |i| {
                 let (low, high) = (amount(metric, i.low), amount(metric, i.high));
-                format!("{percent:.0} % interval {low} to {high}, ")
+                format!("{percent} % interval {low} to {high}, ")
             });
             let need = match limit {
                 Limit::AtLeast(floor) => format!("at least {} is needed", amount(metric, floor)),

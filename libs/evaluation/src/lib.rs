@@ -57,4 +57,6 @@ pub use metric::Metric;
 pub use metrics::{Classes, Scored};
 pub use numbers::Numbers;
 pub use perturb::{Kind, Perturbation, seed_of};
-pub use suite::{Bound, Check, Limits, MAX_SUITE_BYTES, Margin, Slice, Suite, SuiteError};
+pub use suite::{
+    Baseline, Bound, Check, Limits, MAX_SUITE_BYTES, Margin, Slice, Suite, SuiteError,
+};

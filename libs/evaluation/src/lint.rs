@@ -64,7 +64,7 @@ impl Suite {
         match (check.metric.family(), check.bound) {
             (Family::Quality, Bound::Margin(margin)) if counts => {
                 let error = (DISCORDANCE / n as f64).sqrt();
-                let (reach, margin) = (z(self.level()), margin.at(n));
+                let (reach, margin) = (z(check.level(self)), margin.at(n));
                 let equal = normal_cdf(margin / error - reach);
                 let surely = (margin + POWER_Z * error).max((reach + POWER_Z) * error);
                 format!(
@@ -75,7 +75,7 @@ impl Suite {
                 )
             }
             (Family::Quality, Bound::Floor(_) | Bound::AboveChance(_)) if counts => {
-                let likely = wilson((0.9 * n as f64) as u64, n, self.level());
+                let likely = wilson((0.9 * n as f64) as u64, n, check.level(self));
                 format!(
                     "knows 90 % to within {:.1} points (n {n})",
                     (likely.high - likely.low) * 50.0

@@ -14,6 +14,12 @@ use crate::{
 pub const MAX_SUITE_BYTES: usize = 256 << 10;
 const MAX_CHECKS: usize = 200;
 
+/// Resamples that must lie outside of an interval for its ends to be known.
+const OUTSIDE: f64 = 9.5;
+
+/// Confidence levels that an interval may have.
+const LEVELS: std::ops::RangeInclusive<f64> = 0.5..=0.9999;
+
 /// The check that no suite can leave out: nothing held out was trained on.
 pub(crate) const NO_LEAK: &str = "no-leak";
 
@@ -111,17 +117,42 @@ pub enum Bound {
     Ceil(f64),
     /// At least this more than one over the number of classes.
     AboveChance(f64),
-    /// At most this much worse than the champion.
+    /// At most this much worse than the baseline.
     Margin(Margin),
-    /// At most this many times worse than the champion.
+    /// At most this many times worse than the baseline.
     Ratio(f64),
 }
 
 impl Bound {
-    /// Whether it needs a champion.
+    /// Whether it needs a baseline.
     #[must_use]
     pub const fn is_relative(&self) -> bool {
         matches!(self, Self::Margin(_) | Self::Ratio(_))
+    }
+}
+
+/// Which model a candidate is held against.
+///
+/// Each update may lose a little that no test can see; a line of them may lose a lot. The anchor stays
+/// where it is while champions come and go, so what all of them lose together is bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Baseline {
+    /// The one that serves.
+    #[default]
+    Champion,
+    /// The one that the champion's line of hot updates began with.
+    Anchor,
+}
+
+impl Baseline {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Champion => "champion",
+            Self::Anchor => "anchor",
+        }
     }
 }
 
@@ -191,6 +222,9 @@ pub struct Check {
     pub under: Option<Perturbation>,
     /// What it is held against.
     pub bound: Bound,
+    /// Whose value that is, where the bound is relative.
+    pub versus: Baseline,
+    level: Option<f64>,
     /// What a failure does.
     pub severity: Severity,
     /// Fewer examples are not enough. For a gap: in each group.
@@ -198,6 +232,14 @@ pub struct Check {
     /// For [`Metric::EqualizedOdds`]: fewer positives or negatives in a group are not enough. For
     /// [`Metric::LabelAgreementDrop`]: fewer earlier examples of a class are not enough.
     pub min_class: u64,
+}
+
+impl Check {
+    /// The confidence level of its interval: its own, or the suite's.
+    #[must_use]
+    pub fn level(&self, suite: &Suite) -> f64 {
+        self.level.unwrap_or(suite.level)
+    }
 }
 
 #[derive(Deserialize)]
@@ -231,9 +273,10 @@ struct CheckDocument {
     floor: Option<f64>,
     ceil: Option<f64>,
     above_chance: Option<f64>,
-    versus: Option<Versus>,
+    versus: Option<Baseline>,
     margin: Option<Margin>,
     ratio: Option<f64>,
+    level: Option<f64>,
     severity: Severity,
     min_n: Option<u64>,
     min_class: Option<u64>,
@@ -244,12 +287,6 @@ struct CheckDocument {
 struct UnderDocument {
     kind: Kind,
     strength: f64,
-}
-
-#[derive(Deserialize, Clone, Copy)]
-#[serde(rename_all = "snake_case")]
-enum Versus {
-    Champion,
 }
 
 /// A validated suite.
@@ -287,8 +324,8 @@ impl Suite {
         if document.name.is_empty() || document.version.is_empty() {
             return field("name", "name and version must not be empty".to_owned());
         }
-        if !(0.5..1.0).contains(&document.level) {
-            return field("level", format!("is {}: use 0.5 to 0.999", document.level));
+        if !LEVELS.contains(&document.level) {
+            return field("level", format!("is {}: use 0.5 to 0.9999", document.level));
         }
         if document.checks.is_empty() || document.checks.len() > MAX_CHECKS {
             let count = document.checks.len();
@@ -301,7 +338,17 @@ impl Suite {
             if !seen.insert(raw.id.clone()) {
                 return Err(wrong(&raw.id, "this id is there twice"));
             }
-            checks.push(raw.validate()?);
+            let check = raw.validate()?;
+            // Of the resamples so many lie outside of the interval, both sides together.
+            let level = check.level.unwrap_or(document.level);
+            let outside = document.limits.bootstrap as f64 * (1.0 - level);
+            if check.metric.is_resampled() && outside < OUTSIDE {
+                let need = (OUTSIDE / (1.0 - level)).ceil();
+                let reason =
+                    format!("level {level} of this metric needs limits.bootstrap >= {need}");
+                return Err(wrong(&check.id, reason));
+            }
+            checks.push(check);
         }
         let digest = ArtifactHash::of(yaml.as_bytes());
         Ok(Self {
@@ -325,7 +372,7 @@ impl Suite {
         &self.about
     }
 
-    /// The confidence level of every interval.
+    /// The confidence level of every interval whose check has none of its own.
     #[must_use]
     pub const fn level(&self) -> f64 {
         self.level
@@ -341,6 +388,12 @@ impl Suite {
     #[must_use]
     pub fn checks(&self) -> &[Check] {
         &self.checks
+    }
+
+    /// Whether some check holds a candidate against the anchor.
+    #[must_use]
+    pub fn asks_anchor(&self) -> bool {
+        self.checks.iter().any(|check| check.versus == Baseline::Anchor)
     }
 
     /// Every perturbation that some check asks for, once.
@@ -383,6 +436,9 @@ impl CheckDocument {
         if self.id.is_empty() || self.id.len() > 100 {
             return Err(wrong(&self.id, "the id must have 1 to 100 bytes"));
         }
+        if let Some(level) = self.level.filter(|level| !LEVELS.contains(level)) {
+            return Err(wrong(&self.id, format!("level {level}: use 0.5 to 0.9999")));
+        }
         let bound = self.bound()?;
         self.bound_fits(&bound)?;
         let family = self.metric.family();
@@ -420,6 +476,8 @@ impl CheckDocument {
             over: self.over,
             under,
             bound,
+            versus: self.versus.unwrap_or_default(),
+            level: self.level,
             severity: self.severity,
             min_n: self.min_n.unwrap_or(default_n),
             min_class: self.min_class.unwrap_or(10),
@@ -440,7 +498,14 @@ impl CheckDocument {
             return Err(wrong(&self.id, need));
         };
         if bound.is_relative() != self.versus.is_some() {
-            return Err(wrong(&self.id, "`versus: champion` goes with margin or ratio, always"));
+            let need = "`versus: champion` (or `anchor`) goes with margin or ratio, always";
+            return Err(wrong(&self.id, need));
+        }
+        let clean = self.metric.family() == Family::Quality && !self.metric.is_robust();
+        if self.versus == Some(Baseline::Anchor) && (!clean || self.under.is_some()) {
+            let need = "`versus: anchor` is of quality metrics on inputs as they are: the anchor is \
+                        asked nothing else";
+            return Err(wrong(&self.id, need));
         }
         let finite = match bound {
             Bound::Floor(v) | Bound::Ceil(v) => v.is_finite(),

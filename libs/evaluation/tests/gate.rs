@@ -6,20 +6,10 @@ use std::collections::HashSet;
 
 use tidegate_contracts::{CheckState, Layer, Outcome, Verdict};
 use tidegate_evaluation::{EvalExample, Evaluation, ExampleKey, Memory, Subject, Suite, evaluate};
-use toy::{Day, Toy, examples, generation, manifest, without_text};
+use toy::{Day, Toy, examples, generation, manifest, quick, without_text};
 
 const EMAIL: &str = include_str!("../../../eval-suites/email/suite.yaml");
 const DEFAULT: &str = include_str!("../../../eval-suites/default/suite.yaml");
-
-/// As it is, but quick: toys answer in microseconds, so a short measurement holds many answers.
-fn quick(suite: &str) -> Suite {
-    let suite = suite
-        .replace("latency_ms: 300", "latency_ms: 10")
-        .replace("throughput_ms: 300", "throughput_ms: 10")
-        .replace("bootstrap: 1000", "bootstrap: 200")
-        .replace("permutations: 499", "permutations: 99");
-    Suite::parse(&suite).unwrap()
-}
 
 struct Case<'a> {
     suite: &'a Suite,
@@ -59,6 +49,8 @@ impl Case<'_> {
                 manifest: &manifest_of,
             },
             champion,
+            // As on the first update of a line.
+            anchor: champion,
             examples,
             window_labels: if champion.is_some() { window_labels } else { &[] },
             trained,

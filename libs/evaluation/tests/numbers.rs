@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use tidegate_contracts::{CheckState, Class, Domain, EventId, Outcome, Verdict};
 use tidegate_evaluation::{EvalExample, Evaluation, Memory, Predictor, Subject, Suite, evaluate};
 use tidegate_model::{Input, Levels, ModelError, Scores};
-use toy::{Toy, generation, manifest};
+use toy::{Toy, generation, manifest, quick};
 
 const REGRESSION: &str = include_str!("../../../eval-suites/regression/suite.yaml");
 
@@ -95,15 +95,6 @@ fn examples(count: usize, wrong: impl Fn(f64) -> f64) -> (Vec<EvalExample>, Vec<
     (held_out, labels)
 }
 
-fn quick(suite: &str) -> Suite {
-    let suite = suite
-        .replace("latency_ms: 300", "latency_ms: 10")
-        .replace("throughput_ms: 300", "throughput_ms: 10")
-        .replace("bootstrap: 1000", "bootstrap: 200")
-        .replace("permutations: 499", "permutations: 99");
-    Suite::parse(&suite).unwrap()
-}
-
 fn verdict(
     suite: &Suite,
     candidate: &dyn Predictor,
@@ -118,6 +109,7 @@ fn verdict(
         suite,
         candidate: Subject { id: generation(1), predictor: candidate, manifest: &new },
         champion,
+        anchor: None,
         examples,
         window_labels: if champion.is_some() { labels } else { &[] },
         trained: &HashSet::new(),

@@ -16,7 +16,6 @@
 //! assert!(error.to_string().contains("`hot_update.batch`"));
 //! # Ok::<(), tidegate_learning::LearningError>(())
 //! ```
-mod anchor;
 mod checkpoint;
 mod clock;
 mod counting;
@@ -39,6 +38,7 @@ mod search;
 mod session;
 mod successor;
 mod teacher;
+mod tether;
 mod writer;
 
 pub use checkpoint::CheckpointDir;

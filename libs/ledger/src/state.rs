@@ -200,6 +200,17 @@ impl State {
         self.champion
     }
 
+    /// Who the champion's line of hot updates began with: the champion itself, or the first before it
+    /// that was no hot update.
+    #[must_use]
+    pub fn anchor(&self) -> Option<GenerationId> {
+        let mut one = self.generation(&self.champion?)?;
+        while let (JobKind::HotUpdate, Some(parent)) = (one.kind, one.parent) {
+            one = self.generation(&parent)?;
+        }
+        Some(one.id)
+    }
+
     /// Every generation that became champion, in order.
     #[must_use]
     pub fn champions(&self) -> &[GenerationId] {

@@ -108,8 +108,8 @@ async fn candidate(ledger: &Ledger, name: &str, outcome: Outcome) -> (Generation
     let (parent, from) = (state.champion(), state.learnt_up_to());
     let from = from.get(&Partition(0)).map_or(0, |offset| offset.0);
     let (job, generation) = (JobId::generate(), GenerationId::of(name.as_bytes()));
-    let (verdict, window, kind) =
-        (ArtifactHash::of(name.as_bytes()), window(from, from + 10), JobKind::ColdStart);
+    let kind = if parent.is_some() { JobKind::HotUpdate } else { JobKind::ColdStart };
+    let (verdict, window) = (ArtifactHash::of(name.as_bytes()), window(from, from + 10));
     let facts = [
         request(&job),
         Fact::JobStarted { job: job.clone(), attempt: 1, window: window.clone(), parent },
@@ -211,6 +211,8 @@ async fn nothing_is_promoted_but_through_the_gate(ledger: &Ledger) {
     let good = candidate(ledger, "good", Outcome::AutoPromote).await;
     refused(write(ledger, &operator(), promote(good, None, PromotedBy::Policy)).await);
     write(ledger, &operator(), promote(good, Some(first.0), PromotedBy::Policy)).await.unwrap();
+    let anchor = ledger.state().await.unwrap().anchor();
+    assert_eq!(anchor, Some(first.0), "what the line of updates began with");
     let back = |to, from| Fact::RolledBack { to, from, reason: "worse".into() };
     refused(write(ledger, &operator(), back(bad.0, good.0)).await);
     write(ledger, &operator(), back(first.0, good.0)).await.unwrap();

@@ -92,7 +92,21 @@ impl Evaluator {
                 Err(reason) => return refuse(format!("the champion cannot be loaded: {reason}")),
             },
         };
-        self.loaded = [Some(candidate.clone()), champion.clone()].into_iter().flatten().collect();
+        let suite = self.suites.of(&candidate.model).clone();
+        let anchor = match state.anchor().filter(|_| suite.asks_anchor()) {
+            None => None,
+            Some(id) => match self.load(&id).await? {
+                Ok(loaded) => Some(loaded),
+                Err(reason) => return refuse(format!("the anchor cannot be loaded: {reason}")),
+            },
+        };
+        let mut loaded = vec![candidate.clone()];
+        for other in champion.iter().chain(&anchor) {
+            if loaded.iter().all(|one| one.id != other.id) {
+                loaded.push(other.clone());
+            }
+        }
+        self.loaded = loaded;
         self.held_out.catch_up(&self.stream, &self.config).await?;
         let set_aside = set_aside(state);
         let learnt = state.learnt_up_to();
@@ -111,9 +125,10 @@ impl Evaluator {
             }
         };
         let task = Task {
-            suite: self.suites.of(&candidate.model).clone(),
+            suite,
             candidate,
             champion,
+            anchor,
             examples,
             labels,
             window: record.window.clone(),
@@ -164,6 +179,7 @@ struct Task {
     suite: Arc<Suite>,
     candidate: Loaded,
     champion: Option<Loaded>,
+    anchor: Option<Loaded>,
     examples: Vec<EvalExample>,
     labels: Vec<EvalExample>,
     window: Window,
@@ -176,6 +192,7 @@ impl Task {
             suite: &self.suite,
             candidate: self.candidate.subject(),
             champion: self.champion.as_ref().map(Loaded::subject),
+            anchor: self.anchor.as_ref().map(Loaded::subject),
             examples: &self.examples,
             window_labels: &self.labels,
             trained: held_out.trained(),

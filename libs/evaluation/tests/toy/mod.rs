@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use tidegate_contracts::{
     Class, Domain, EventId, FeatureValue, GenerationId, JobId, JobKind, Manifest, Part, Window,
 };
-use tidegate_evaluation::{EvalExample, Predictor};
+use tidegate_evaluation::{EvalExample, Predictor, Suite};
 use tidegate_model::{Input, ModelError, Scores};
 
 const HAM: usize = 0;
@@ -144,6 +144,18 @@ pub(crate) fn without_text(examples: &mut [EvalExample]) {
         let said = FeatureValue::Category(example.input.texts().into_owned());
         example.input.parts = vec![Part::Features([("said".to_owned(), said)].into())];
     }
+}
+
+/// As it is, but quick: toys answer in microseconds, so a short measurement holds many answers.
+pub(crate) fn quick(suite: &str) -> Suite {
+    let suite = suite
+        .replace("latency_ms: 300", "latency_ms: 10")
+        .replace("throughput_ms: 300", "throughput_ms: 10")
+        .replace("bootstrap: 1000", "bootstrap: 200")
+        // So few resamples say nothing of the far tails.
+        .replace("level: 0.99,", "level: 0.95,")
+        .replace("permutations: 499", "permutations: 99");
+    Suite::parse(&suite).unwrap()
 }
 
 /// How much there is on one day.

@@ -21,7 +21,6 @@ use self::counted::Counted;
 pub(crate) use self::{outcome::Outcome, probe::Prepared};
 use crate::{
     CheckpointDir, Course, Example, Job, LearningError, Method, Observer, TRANSFER, Train, Trains,
-    anchor::Anchor,
     checkpoint::{Checkpoint, Position, fingerprint},
     clock::{Clock, exhausted},
     diagnosis::{Diagnosis, Norms, flops},
@@ -32,6 +31,7 @@ use crate::{
     sampler::Step,
     successor,
     teacher::{self, ASK, Recalled, Rows, Teacher},
+    tether::Tether,
     writer::Writer,
 };
 
@@ -69,7 +69,7 @@ pub(crate) struct Session<'a, B: Trains> {
     optimizer: DeepOptimizer<B>,
     teacher: Teacher<B>,
     /// What pulls the weights back; only where the recipe says so.
-    anchor: Option<Anchor<B>>,
+    tether: Option<Tether<B>>,
     /// The champion's Fisher information.
     fisher: Named<B::InnerBackend>,
     recalled: HashMap<usize, Rc<Recalled>>,
@@ -314,8 +314,8 @@ impl<B: Trains> Session<'_, B> {
             pass.gradients.scale(1.0 / f64::from(scale));
             pass.wide_gradient.iter_mut().for_each(|gradient| *gradient /= scale);
         }
-        if let Some(anchor) = &self.anchor {
-            let penalty = anchor.pull(&self.weights.network, &mut pass.gradients);
+        if let Some(tether) = &self.tether {
+            let penalty = tether.pull(&self.weights.network, &mut pass.gradients);
             average(&mut self.position.stats.penalty, penalty);
         }
         if let Some(kept) = &self.kept {

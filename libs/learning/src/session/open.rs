@@ -12,13 +12,13 @@ use super::{
 };
 use crate::{
     Course, DIAGNOSIS, Expansion, FISHER, Job, LearningError, Method, OPTIMIZER, Train, Trains,
-    anchor::Anchor,
     checkpoint::{Checkpoint, Position},
     diagnosis::Diagnosis,
     lesson::Lesson,
     named::{self, Named},
     optimizer::{DeepOptimizer, Kept, LossScaler, freeze},
     teacher::Teacher,
+    tether::Tether,
 };
 
 type Files = BTreeMap<String, Bytes>;
@@ -95,13 +95,13 @@ impl<'a, B: Trains> Session<'a, B> {
         fisher.retain(|name, _| !(lesson.is_relabelled() && is_head(name)));
         // Grown routers have columns elsewhere; the experts' own were of another shape already.
         fisher.retain(|name, _| !(lesson.added > 0 && name.contains(".mixture.router")));
-        let anchor = match &start {
-            Some(start) if Anchor::<B>::is_needed(recipe) => {
+        let tether = match &start {
+            Some(start) if Tether::<B>::is_needed(recipe) => {
                 let mut start: Weights<B> = start.read(lesson, None, job.seed, &device)?;
                 if learns_by_steps {
                     start = Counted::out_of(start, job, lesson)?;
                 }
-                Some(Anchor::new(&start.network.valid(), fisher.clone(), recipe))
+                Some(Tether::new(&start.network.valid(), fisher.clone(), recipe))
             }
             _ => None,
         };
@@ -150,7 +150,7 @@ impl<'a, B: Trains> Session<'a, B> {
             opens_by,
             optimizer,
             teacher: Teacher::new(teacher, lesson, recipe),
-            anchor,
+            tether,
             fisher,
             recalled: HashMap::new(),
             position,

@@ -6,10 +6,10 @@ use tidegate_telemetry::energy::EnergyMeter;
 use super::Session;
 use crate::{
     LearningError, Trains,
-    anchor::Anchor,
     plan::{Energy, Held, Memory, Parameters, Plan, Probe, Time, Work, seconds_of, shares},
     sampler::Step,
     teacher::Teacher,
+    tether::Tether,
 };
 
 /// Steps before the ones that count: caches, pools and the optimiser's state are then there.
@@ -204,13 +204,13 @@ impl<B: Trains> Session<'_, B> {
         let counts = self.counted.as_ref().map_or(0, |counted| 2 * counted.file.len());
         let from_champion = self.job.start.parent().is_some();
         let teacher = from_champion && Teacher::<B>::is_needed(lesson, recipe);
-        let anchor = from_champion && Anchor::<B>::is_needed(recipe);
+        let tether = from_champion && Tether::<B>::is_needed(recipe);
         Held {
             deep: parameters.total - wide,
             trained: parameters.trained - if wide_learns { wide } else { 0 },
             wide,
             tokens: first.iter().map(largest).max().unwrap_or_default(),
-            champions: usize::from(teacher) + usize::from(anchor),
+            champions: usize::from(teacher) + usize::from(tether),
             data: features.sum::<usize>() + self.replay.len() + counts,
             files: bytes,
         }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The champion's weights, and how much each mattered.
-pub(crate) struct Anchor<B: Trains> {
+pub(crate) struct Tether<B: Trains> {
     start: Named<B::InnerBackend>,
     /// Diagonal Fisher information; empty where none was estimated.
     fisher: Named<B::InnerBackend>,
@@ -17,7 +17,7 @@ pub(crate) struct Anchor<B: Trains> {
     l2: f64,
 }
 
-impl<B: Trains> Anchor<B> {
+impl<B: Trains> Tether<B> {
     /// `start`: the champion's network, with the new classes' columns at 0.
     pub(crate) fn new(
         start: &Network<B::InnerBackend>,

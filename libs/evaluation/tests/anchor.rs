@@ -1,0 +1,166 @@
+//! A line of daily updates, each a little worse than the one before by less than any test can see.
+#[allow(dead_code)]
+mod toy;
+
+use std::{collections::HashSet, fmt::Write as _};
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use tidegate_contracts::{CheckState, Class, Domain, EventId, Outcome, Verdict};
+use tidegate_evaluation::{EvalExample, Evaluation, Memory, Predictor, Subject, Suite, evaluate};
+use tidegate_model::{Input, ModelError, Scores};
+use toy::{generation, manifest};
+
+/// Points of a hundred that a line may lose.
+const BUDGET: f64 = 0.05;
+
+fn suite(anchored: bool) -> Suite {
+    let mut text = String::from(
+        "{format: 1, name: line, version: '1', limits: {bootstrap: 200, permutations: 99, \
+         latency_ms: 1, throughput_ms: 1}, checks: [{id: champion, layer: quality, metric: \
+         accuracy, versus: champion, margin: {value: 0.05}, severity: block}",
+    );
+    if anchored {
+        write!(
+            text,
+            ", {{id: anchor, layer: quality, metric: accuracy, versus: anchor, margin: {{value: \
+             {BUDGET}}}, level: 0.999, severity: block}}"
+        )
+        .unwrap();
+    }
+    Suite::parse(&(text + "]}")).unwrap()
+}
+
+/// Right on `<number> <class>` but for a share of all numbers, and for a few of its own.
+struct Worn {
+    labels: Vec<Class>,
+    errors: f64,
+    seed: u64,
+}
+
+impl Worn {
+    fn new(errors: f64, seed: u64) -> Self {
+        Self { labels: ["ham", "spam"].map(Class::new).into(), errors, seed }
+    }
+}
+
+impl Predictor for Worn {
+    fn labels(&self) -> &[Class] {
+        &self.labels
+    }
+
+    fn predict(&self, inputs: &[Input]) -> Result<Vec<Scores>, ModelError> {
+        let one = |input: &Input| {
+            let text = input.texts();
+            let mut words = text.split_whitespace().map(|word| word.parse::<u64>().unwrap());
+            let (number, class) = (words.next().unwrap(), words.next().unwrap() as usize);
+            // Who makes more errors makes those of the others too; one in fifty is anybody's own.
+            let hard: f64 = ChaCha8Rng::seed_from_u64(number).random();
+            let own = ChaCha8Rng::seed_from_u64(number ^ (self.seed << 32)).random_bool(0.02);
+            let wrong = (hard < self.errors) != own;
+            let mut probabilities = vec![0.1; 2];
+            probabilities[if wrong { 1 - class } else { class }] = 0.9;
+            Scores { probabilities }
+        };
+        Ok(inputs.iter().map(one).collect())
+    }
+}
+
+/// The newest 2,000 held-out examples of a day: a hundred are new.
+fn held_out(day: u64) -> Vec<EvalExample> {
+    let example = |number: u64| EvalExample {
+        id: EventId::new(format!("m-{number}")),
+        domain: Domain::new("mail"),
+        input: Input::text(format!("{number} {}", number % 2)),
+        label: Class::new(["ham", "spam"][(number % 2) as usize]),
+        groups: std::collections::BTreeMap::new(),
+        fresh: false,
+    };
+    (100 * day..100 * day + 2_000).map(example).collect()
+}
+
+fn verdict(suite: &Suite, models: [&Worn; 3], day: u64, memory: &mut Memory) -> Verdict {
+    let (new, old) = (manifest(1), manifest(0));
+    let [candidate, champion, anchor] = models.map(|model| Subject {
+        id: tidegate_contracts::GenerationId::of(&model.seed.to_le_bytes()),
+        predictor: model as &dyn Predictor,
+        manifest: &old,
+    });
+    let of = Evaluation {
+        suite,
+        candidate: Subject { manifest: &new, ..candidate },
+        champion: Some(champion),
+        anchor: Some(anchor),
+        examples: &held_out(day),
+        window_labels: &[],
+        trained: &HashSet::new(),
+        window: &new.window,
+        region: "WORLD",
+        seed: day,
+    };
+    evaluate(&of, memory)
+}
+
+/// What ninety days cost: how much worse the last champion is than the first, and how many there
+/// were.
+fn ninety_days(anchored: bool, seed: u64) -> (f64, usize) {
+    let suite = suite(anchored);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut memory = Memory::default();
+    let anchor = Worn::new(0.06, seed * 1_000);
+    let mut champion = Worn::new(0.06, seed * 1_000);
+    let mut promotions = 0;
+    for day in 1..=90 {
+        let normal = (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0;
+        let errors = (champion.errors + 0.002 + 0.003 * normal).max(0.0);
+        let candidate = Worn::new(errors, seed * 1_000 + day);
+        let verdict = verdict(&suite, [&candidate, &champion, &anchor], day, &mut memory);
+        if verdict.outcome == Outcome::AutoPromote {
+            (champion, promotions) = (candidate, promotions + 1);
+        }
+    }
+    (champion.errors - anchor.errors, promotions)
+}
+
+#[test]
+fn ninety_updates_each_a_little_worse_end_within_the_anchors_budget() {
+    for seed in 1..=8 {
+        let (without, all) = ninety_days(false, seed);
+        let (with, some) = ninety_days(true, seed);
+        println!(
+            "line {seed}: {:.1} points lost in {some} promotions, without an anchor {:.1} in {all}",
+            with * 100.0,
+            without * 100.0
+        );
+        assert!(with <= BUDGET, "{with}");
+        assert!(with > 0.02 && some > 10, "the gate still lets updates through: {with}, {some}");
+        assert!(without > 2.0 * BUDGET, "{without}");
+    }
+}
+
+#[test]
+fn the_anchor_is_named_and_asked_of_what_it_can_answer_alone() {
+    let suite = suite(true);
+    let (good, bad) = (Worn::new(0.05, 1), Worn::new(0.20, 2));
+    let stopped = verdict(&suite, [&bad, &bad, &good], 1, &mut Memory::default());
+    let of = |id: &str| stopped.checks.iter().find(|check| check.id == id).unwrap();
+    assert_eq!((of("champion").state, of("anchor").state), (CheckState::Pass, CheckState::Fail));
+    assert!(of("anchor").reason.contains("beside the anchor"), "{}", of("anchor").reason);
+    assert!(of("anchor").rule.contains("candidate - anchor"), "{}", of("anchor").rule);
+    assert!(of("anchor").baseline > of("anchor").candidate);
+    let named = tidegate_contracts::GenerationId::of(&1_u64.to_le_bytes());
+    assert_eq!(stopped.environment["anchor"], named.to_hex());
+    assert_ne!(named, generation(1));
+    for check in [
+        "metric: robust_accuracy, versus: anchor, margin: {value: 0.1}",
+        "metric: latency_p50_ms, versus: anchor, ratio: 2",
+        "metric: accuracy, under: {kind: words, strength: 0.1}, versus: anchor, margin: {value: 0.1}",
+    ] {
+        let text = format!(
+            "{{format: 1, name: s, version: '1', checks: [{{id: a, layer: quality, {check}, \
+             severity: block}}]}}"
+        );
+        let error = Suite::parse(&text).unwrap_err().to_string();
+        assert!(error.contains("the anchor is asked nothing else"), "{error}");
+    }
+}
