@@ -2,6 +2,7 @@
 //! intervals, learnt on, and kept clean.
 use std::time::Duration;
 
+use serde_json::Value;
 use tidegate_contracts::{Class, Domain, Event, EventId, FeatureValue, Part, proto::v1};
 use tidegate_stream::Message;
 use tidegate_tests::{Accounts, Chance, House, until};
@@ -71,6 +72,16 @@ async fn a_stream_of_numbers_is_learnt_judged_and_served() -> anyhow::Result<()>
     let second = until_serves(&house, &first).await;
     let generation = house.json(&["generations", "champion"]).await?;
     assert_eq!(generation["kind"], "hot_update");
+    let verdict = house.json(&["verdicts", "champion"]).await?;
+    let document: Value = serde_json::from_str(verdict["documentJson"].as_str().unwrap())?;
+    assert_eq!(document["environment"]["anchor"], first.as_str(), "what the line began with");
+    let checks = document["checks"].as_array().unwrap();
+    let anchor = checks.iter().find(|check| check["id"] == "anchor").unwrap();
+    assert_eq!(anchor["state"], "pass", "{anchor}");
+    let said = house.json(&["infer", "a flat outside"]).await?;
+    let (low, high) = (&said[0]["interval"][0], &said[0]["interval"][1]);
+    assert!(low.as_f64().unwrap() < high.as_f64().unwrap(), "{said}");
+    assert!(said[0].get("probability").is_none(), "a number has an interval instead: {said}");
     let fates = Accounts::read(&house.stream()?).await?.counts();
     assert_eq!(fates.get("events label_no_number"), Some(&1), "{fates:?}");
 

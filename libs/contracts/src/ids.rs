@@ -63,16 +63,19 @@ name!(
     /// A product, a language, a source: the unit of transfer.
     Domain
 );
+/// The largest number that a label may be.
+const LARGEST: f64 = 1e30;
+
 name!(
     /// A class of the open label set; where numbers are learnt, one in decimal notation.
     Class
 );
 
 impl Class {
-    /// The finite number that it is, where it is one.
+    /// The number that it is, where it is one, from -1e30 to 1e30: squares of those can be summed.
     #[must_use]
     pub fn number(&self) -> Option<f64> {
-        self.0.trim().parse().ok().filter(|number: &f64| number.is_finite())
+        self.0.trim().parse().ok().filter(|number: &f64| number.abs() <= LARGEST)
     }
 }
 

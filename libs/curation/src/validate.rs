@@ -30,7 +30,9 @@ impl Validate {
         };
         let wrong = self.labels == LabelKind::Numbers && label.number().is_none();
         wrong.then(|| {
-            format!("label `{label}` is not a number: labels here are numbers, as in \"12.5\"")
+            format!(
+                "label `{label}` is not a number from -1e30 to 1e30: labels here are, as in \"12.5\""
+            )
         })
     }
 

@@ -189,17 +189,6 @@ impl Metric {
         matches!(self, Self::RobustAccuracy | Self::RobustMae)
     }
 
-    /// Whether its interval is found by resampling.
-    pub(crate) const fn is_resampled(self) -> bool {
-        match self {
-            Self::Accuracy
-            | Self::RobustAccuracy
-            | Self::BalancedAccuracy
-            | Self::AccuracyOverMajority => false,
-            _ => matches!(self.family(), Family::Quality | Family::Gap),
-        }
-    }
-
     /// Whose answers it can be asked of.
     pub(crate) const fn answers(self) -> Answers {
         match self {

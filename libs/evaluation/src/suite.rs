@@ -240,6 +240,15 @@ impl Check {
     pub fn level(&self, suite: &Suite) -> f64 {
         self.level.unwrap_or(suite.level)
     }
+
+    /// Whether its interval is found by resampling.
+    fn is_resampled(&self) -> bool {
+        match self.metric {
+            Metric::Accuracy | Metric::RobustAccuracy => false,
+            Metric::BalancedAccuracy | Metric::AccuracyOverMajority => self.bound.is_relative(),
+            metric => matches!(metric.family(), Family::Quality | Family::Gap),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -342,7 +351,7 @@ impl Suite {
             // Of the resamples so many lie outside of the interval, both sides together.
             let level = check.level.unwrap_or(document.level);
             let outside = document.limits.bootstrap as f64 * (1.0 - level);
-            if check.metric.is_resampled() && outside < OUTSIDE {
+            if check.is_resampled() && outside < OUTSIDE {
                 let need = (OUTSIDE / (1.0 - level)).ceil();
                 let reason =
                     format!("level {level} of this metric needs limits.bootstrap >= {need}");

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use tidegate_contracts::{CheckState, Class, Domain, EventId, Outcome, Verdict};
 use tidegate_evaluation::{EvalExample, Evaluation, Memory, Predictor, Subject, Suite, evaluate};
 use tidegate_model::{Input, ModelError, Scores};
-use toy::{generation, manifest};
+use toy::manifest;
 
 /// Points of a hundred that a line may lose.
 const BUDGET: f64 = 0.05;
@@ -150,7 +150,6 @@ fn the_anchor_is_named_and_asked_of_what_it_can_answer_alone() {
     assert!(of("anchor").baseline > of("anchor").candidate);
     let named = tidegate_contracts::GenerationId::of(&1_u64.to_le_bytes());
     assert_eq!(stopped.environment["anchor"], named.to_hex());
-    assert_ne!(named, generation(1));
     for check in [
         "metric: robust_accuracy, versus: anchor, margin: {value: 0.1}",
         "metric: latency_p50_ms, versus: anchor, ratio: 2",

@@ -80,6 +80,8 @@ fn ids_are_unique_and_formats_known() {
     let base = "id: a, layer: quality, severity: block";
     let wide = "metric: macro_f1, versus: champion, margin: {value: 0.1}, level: 0.999";
     refused(&format!("{{{base}, {wide}}}"), "limits.bootstrap >= 9500");
+    let wide = wide.replace("macro_f1", "balanced_accuracy");
+    refused(&format!("{{{base}, {wide}}}"), "limits.bootstrap >= 9500");
     refused(&format!("{{{base}, metric: accuracy, floor: 0.5, level: 1}}"), "use 0.5 to 0.9999");
     let text = format!("format: 1\nname: s\nversion: '1'\nlevel: 1.5\nchecks: [{check}]");
     assert!(Suite::parse(&text).unwrap_err().to_string().contains("`level`"));

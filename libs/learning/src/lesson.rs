@@ -143,7 +143,7 @@ impl Lesson {
             Task::Classification => labels(job, old, &all),
             Task::Regression => {
                 let columns = (0..old.len()).collect();
-                (levels(old, numbers(&all), &job.recipe.regression), columns)
+                (levels(old, numbers(&all), &job.recipe.regression)?, columns)
             }
             Task::NextToken => (Vec::new(), Vec::new()),
         };
@@ -177,7 +177,7 @@ impl Lesson {
         let cut = course.max_steps > 0 && course.max_steps < wanted;
         let steps = if cut { course.max_steps } else { wanted };
         let groups = groups(&all, &before);
-        let names = Names { labels: &labels, levels: levels.as_ref(), groups: &groups };
+        let names = Names::new(&labels, levels.as_ref(), &groups);
         let mut fresh = names.items(features, learnt);
         let held_back = names.items(held.features, &held.examples);
         let held_numbers = if levels.is_some() { numbers(&held.examples) } else { Vec::new() };
@@ -241,8 +241,7 @@ impl Lesson {
     }
 
     fn names(&self) -> Names<'_> {
-        let (labels, groups) = (&self.labels[..], &self.groups[..]);
-        Names { labels, levels: self.levels.as_ref(), groups }
+        Names::new(&self.labels, self.levels.as_ref(), &self.groups)
     }
 
     /// Features of other examples of its classes, of those that can be read.
@@ -279,9 +278,10 @@ impl Lesson {
     ) -> Result<Vec<Item>, LearningError> {
         let inputs: Vec<&Input> = remembered.clone().map(|item| &item.input).collect();
         let features = self.featurizer.features_all(&inputs)?;
+        let names = self.names();
         let item = |(features, item): (Features, &Remembered)| {
             // A buffer travels with the labels it was filled by.
-            let (class, target) = self.names().answer(&item.class);
+            let (class, target) = names.answer(&item.class);
             let logits = item.logits.iter().map(|logit| logit.to_f32()).collect();
             let groups = indices(&self.groups, &item.groups);
             Item { features, class, target, weight: item.weight, groups, logits }
@@ -507,23 +507,24 @@ fn indices(groups: &[String], of: &BTreeMap<String, String>) -> Vec<usize> {
 }
 
 /// What labels and groups are to the network.
-#[derive(Clone, Copy)]
 struct Names<'a> {
-    labels: &'a [Class],
+    /// Of classes.
+    index: BTreeMap<&'a Class, usize>,
     levels: Option<&'a Learnt>,
     groups: &'a [String],
 }
 
-impl Names<'_> {
+impl<'a> Names<'a> {
+    fn new(labels: &'a [Class], levels: Option<&'a Learnt>, groups: &'a [String]) -> Self {
+        Self { index: labels.iter().zip(0..).collect(), levels, groups }
+    }
+
     /// Index of a label, and of a number how likely each level should be called.
     fn answer(&self, label: &Class) -> (usize, Vec<f32>) {
         match self.levels {
             Some(levels) => levels.answer(label),
-            None if self.labels.is_empty() => (0, Vec::new()),
-            None => {
-                let class = self.labels.iter().position(|one| one == label);
-                (class.expect("every label of a window and of a buffer is a class"), Vec::new())
-            }
+            None if self.index.is_empty() => (0, Vec::new()),
+            None => (self.index[label], Vec::new()),
         }
     }
 

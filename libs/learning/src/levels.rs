@@ -58,20 +58,24 @@ pub(crate) fn number(label: &Class) -> f64 {
 /// The first ones are evenly spread over the window's numbers by rank, or the numbers themselves
 /// where there are no more of them. Later ones are added where more than one number in 200 lies
 /// outside.
+///
+/// # Errors
+/// [`ModelError::BadFile`] when the champion's are no levels.
 pub(crate) fn levels(
     old: Vec<Class>,
     mut numbers: Vec<f64>,
     regression: &Regression,
-) -> Vec<Class> {
+) -> Result<Vec<Class>, ModelError> {
     numbers.sort_by(f64::total_cmp);
     let spare = numbers.len() / ONE_IN;
     let within = &numbers[spare..numbers.len() - spare];
     let label = |number: f64| Class::new(number.to_string());
-    let range = Levels::of(&old).map(|levels| levels.range());
-    if let Ok((low, high)) = range {
-        let new = [within.first(), within.last()].into_iter().flatten();
-        let new = new.filter(|&&number| number < low || number > high);
-        return old.into_iter().chain(new.map(|&number| label(number))).collect();
+    if !old.is_empty() {
+        let (low, high) = Levels::of(&old)?.range();
+        let ends = [within.first(), within.last()].into_iter().flatten();
+        let mut new: Vec<f64> = ends.copied().filter(|&end| end < low || end > high).collect();
+        new.dedup();
+        return Ok(old.into_iter().chain(new.into_iter().map(label)).collect());
     }
     let mut different = within.to_vec();
     different.dedup_by(|a, b| a == b);
@@ -81,7 +85,7 @@ pub(crate) fn levels(
         different = (0..regression.levels).map(|at| within[rank(at)]).collect();
         different.dedup_by(|a, b| a == b);
     }
-    different.into_iter().map(label).collect()
+    Ok(different.into_iter().map(label).collect())
 }
 
 #[cfg(test)]
@@ -91,7 +95,8 @@ mod tests {
     fn of(old: &[&str], numbers: Vec<f64>, count: usize) -> Vec<String> {
         let old = old.iter().map(|&level| Class::new(level)).collect();
         let regression = Regression { levels: count, ..Regression::default() };
-        levels(old, numbers, &regression).iter().map(ToString::to_string).collect()
+        let found = levels(old, numbers, &regression).unwrap();
+        found.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -110,12 +115,13 @@ mod tests {
     #[test]
     fn one_wrong_number_in_many_makes_no_level_and_many_outside_make_one_at_each_end() {
         let mut numbers: Vec<f64> = (0..400).map(|at| f64::from(at % 11)).collect();
-        numbers.push(1e300);
+        numbers.push(1e30);
         assert_eq!(of(&[], numbers.clone(), 3), ["0", "5", "10"]);
         assert_eq!(of(&["0", "5", "10"], numbers.clone(), 3), ["0", "5", "10"]);
         numbers.extend([12.0; 9]);
         numbers.extend([-3.5; 9]);
         assert_eq!(of(&["0", "5", "10"], numbers.clone(), 3), ["0", "5", "10", "-3.5", "12"]);
+        assert_eq!(of(&["0", "10"], vec![70.0; 9], 3), ["0", "10", "70"]);
         let labels = ["0", "5", "10"].map(Class::new);
         let learnt = Learnt::new(&labels, &numbers, &Regression::default()).unwrap();
         assert!((learnt.outside - 19.0 / 419.0).abs() < 1e-9);

@@ -67,13 +67,13 @@ impl Evaluator {
         state: &State,
     ) -> anyhow::Result<Verdict> {
         let champion = state.champion();
-        let refuse = |reason: String| {
+        let refuse = |suite: &Suite, reason: String| {
             let refusal = Refusal {
                 generation: record.id,
                 champion,
                 job: record.job.clone(),
                 kind: record.kind,
-                suite: self.suites.classes.reference(),
+                suite: suite.reference(),
                 window: record.window.clone(),
                 region: self.config.region.clone(),
                 seed: seed(&record.id),
@@ -83,21 +83,26 @@ impl Evaluator {
         };
         let candidate = match self.load(&record.id).await? {
             Ok(loaded) => loaded,
-            Err(reason) => return refuse(reason),
+            // What it would have answered with is not known.
+            Err(reason) => return refuse(&self.suites.classes, reason),
         };
+        let suite = self.suites.of(&candidate.model).clone();
         let champion = match champion {
             None => None,
             Some(id) => match self.load(&id).await? {
                 Ok(loaded) => Some(loaded),
-                Err(reason) => return refuse(format!("the champion cannot be loaded: {reason}")),
+                Err(reason) => {
+                    return refuse(&suite, format!("the champion cannot be loaded: {reason}"));
+                }
             },
         };
-        let suite = self.suites.of(&candidate.model).clone();
         let anchor = match state.anchor().filter(|_| suite.asks_anchor()) {
             None => None,
             Some(id) => match self.load(&id).await? {
                 Ok(loaded) => Some(loaded),
-                Err(reason) => return refuse(format!("the anchor cannot be loaded: {reason}")),
+                Err(reason) => {
+                    return refuse(&suite, format!("the anchor cannot be loaded: {reason}"));
+                }
             },
         };
         let mut loaded = vec![candidate.clone()];

@@ -90,7 +90,7 @@ fn where_labels_are_numbers_any_other_is_rejected_on_both_topics() {
     config.validate.labels = LabelKind::Numbers;
     let mut pipeline = Pipeline::new(&config).unwrap();
     curated(pipeline.apply(event(0, "a", "a cheap one", Some("-1.5e2"))));
-    for (offset, label) in [(1, "cheap"), (2, "NaN"), (3, "1e999")] {
+    for (offset, label) in [(1, "cheap"), (2, "NaN"), (3, "1e999"), (4, "1e31")] {
         let text = format!("number {offset}");
         let wrong = rejected(pipeline.apply(event(offset, &text, &text, Some(label))));
         assert_eq!(wrong.code, "label_no_number");

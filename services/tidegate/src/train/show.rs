@@ -71,7 +71,7 @@ fn searched(search: &SearchPlan) {
 
 /// What a transfer knew of the new domain, before and after; nothing of another job.
 pub(super) fn transfer(metrics: &BTreeMap<String, f64>) -> anyhow::Result<()> {
-    let of = |name: &str| metrics.get(name).map_or("-".to_owned(), |share| format!("{share:.4}"));
+    let of = |name: &str| metrics.get(name).map_or("-".to_owned(), |found| format!("{found:.4}"));
     let few = metrics
         .keys()
         .filter(|name| name.starts_with("transfer.few_shot_") && name.ends_with("_accuracy"));
@@ -85,6 +85,11 @@ pub(super) fn transfer(metrics: &BTreeMap<String, f64>) -> anyhow::Result<()> {
     if let Some(zero) = metrics.get("transfer.zero_shot_accuracy") {
         let answers = "its own answers".to_owned();
         rows.insert(0, vec![answers, format!("{zero:.4}"), of("transfer.accuracy")]);
+    }
+    if let Some(zero) = metrics.get("transfer.zero_shot_mae") {
+        let row = vec!["its own answers".to_owned(), format!("{zero:.4}"), of("transfer.mae")];
+        let header = ["mean absolute error on what was held back", "before", "after"];
+        return print(Format::Table, metrics, &header, vec![row]);
     }
     if rows.is_empty() {
         return Ok(());
