@@ -44,7 +44,8 @@ pub enum Metric {
     EqualizedOdds,
     /// How far the champion's agreement with the labels of the candidate's window falls below that
     /// with earlier held-out labels of the same classes, each class weighted by its share of the
-    /// window: labels that are wrong far beyond chance show here, other shares of classes do not.
+    /// window: labels that are wrong far beyond chance show here, other shares of classes do not. A
+    /// number agrees where it lies in the answer's 90 % interval.
     LabelAgreementDrop,
     /// Median time of one prediction at a time, in milliseconds.
     LatencyP50Ms,

@@ -4,8 +4,8 @@ use tidegate_model::{Levels, ModelError};
 
 use crate::Regression;
 
-/// One number in so many, at either end, is no reason to have a level there: it may be a mistake, and
-/// a level far off would move every answer.
+/// One number in so many, and one in a few, at either end is no reason to have a level there: it may be
+/// a mistake, and a level far off would move every answer.
 const ONE_IN: usize = 200;
 
 /// Levels, and how a number is learnt by them.
@@ -57,7 +57,7 @@ pub(crate) fn number(label: &Class) -> f64 {
 ///
 /// The first ones are evenly spread over the window's numbers by rank, or the numbers themselves
 /// where there are no more of them. Later ones are added where more than one number in 200 lies
-/// outside.
+/// outside, and more than one in all.
 ///
 /// # Errors
 /// [`ModelError::BadFile`] when the champion's are no levels.
@@ -67,7 +67,7 @@ pub(crate) fn levels(
     regression: &Regression,
 ) -> Result<Vec<Class>, ModelError> {
     numbers.sort_by(f64::total_cmp);
-    let spare = numbers.len() / ONE_IN;
+    let spare = numbers.len().div_ceil(ONE_IN).min(numbers.len().saturating_sub(1) / 4);
     let within = &numbers[spare..numbers.len() - spare];
     let label = |number: f64| Class::new(number.to_string());
     if !old.is_empty() {
@@ -101,14 +101,15 @@ mod tests {
 
     #[test]
     fn few_different_numbers_are_the_levels_and_many_are_met_by_rank() {
-        assert_eq!(of(&[], vec![3.0, 1.0, 5.0, 1.0, 3.0], 8), ["1", "3", "5"]);
+        let stars = [3.0, 1.0, 5.0, 1.0, 3.0, 5.0].repeat(3);
+        assert_eq!(of(&[], stars, 8), ["1", "3", "5"]);
         // As many examples between any two levels, however they are spread.
-        let squares = (0..=100).map(|at| f64::from(at * at)).collect();
+        let squares = (0..=100).map(|at| f64::from(at * at)).chain([-9.0, 1e9]).collect();
         assert_eq!(of(&[], squares, 5), ["0", "625", "2500", "5625", "10000"]);
         // A number that most have is one level.
         let mut zeros = vec![0.0; 90];
         zeros.extend((1..=10).map(f64::from));
-        assert_eq!(of(&[], zeros, 5), ["0", "10"]);
+        assert_eq!(of(&[], zeros, 5), ["0", "9"]);
         assert_eq!(of(&[], vec![7.0; 9], 5), ["7"]);
     }
 
@@ -122,6 +123,9 @@ mod tests {
         numbers.extend([-3.5; 9]);
         assert_eq!(of(&["0", "5", "10"], numbers.clone(), 3), ["0", "5", "10", "-3.5", "12"]);
         assert_eq!(of(&["0", "10"], vec![70.0; 9], 3), ["0", "10", "70"]);
+        // In a small window too.
+        let small = [vec![5.0; 30], vec![1e30]].concat();
+        assert_eq!(of(&["0", "10"], small, 3), ["0", "10"]);
         let labels = ["0", "5", "10"].map(Class::new);
         let learnt = Learnt::new(&labels, &numbers, &Regression::default()).unwrap();
         assert!((learnt.outside - 19.0 / 419.0).abs() < 1e-9);
