@@ -166,7 +166,9 @@ fn accuracy<B: Trains>(
     device: &B::Device,
 ) -> f64 {
     let said = answered::<B, _>(weights, items, device, |row| best(row[..answers].iter().copied()));
-    let right = items.iter().zip(said).filter(|(item, said)| item.class == *said).count();
+    // Of no answers the best is none, whatever its number.
+    let right = |(item, said): &(&&Item, usize)| item.class < answers && item.class == *said;
+    let right = items.iter().zip(said).filter(right).count();
     right as f64 / items.len().max(1) as f64
 }
 
