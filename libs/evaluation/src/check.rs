@@ -40,7 +40,7 @@ type Found = Result<Finding, NotJudged>;
 pub(crate) fn run(check: &Check, evidence: &Evidence<'_>) -> CheckResult {
     let level = check.level(evidence.of.suite);
     let relative = check.bound.is_relative();
-    let asks = relative || check.metric == Metric::LabelAgreementDrop;
+    let asks = relative || check.metric.asks_champion();
     let baseline = match check.versus {
         Baseline::Champion => evidence.of.champion,
         Baseline::Anchor => evidence.of.anchor,
@@ -95,7 +95,7 @@ fn conclude(check: &Check, evidence: &Evidence<'_>, found: &Finding, result: &mu
     let limit = Limit::new(check, found.n, classes);
     let point = Interval::new(found.estimate, found.estimate);
     let mut state = judge(check.metric, limit, found.estimate, found.interval.unwrap_or(point));
-    let mut note = String::new();
+    let mut note = found.note.clone();
     if state == CheckState::Fail && check.metric.family() == Family::Gap {
         // The largest of many differences: noise alone must not be able to make it.
         if let Some(chance) = gap_chance(check, evidence).filter(|&chance| chance >= GAP_CHANCE) {
@@ -137,6 +137,7 @@ fn find(check: &Check, evidence: &Evidence<'_>) -> Found {
         Family::Quality => alone(check, evidence),
         Family::Gap => gap(check, evidence),
         Family::Agreement => agreement(check, evidence),
+        Family::Trigger => trigger(check, evidence),
         Family::Latency => latency(check, evidence),
         Family::Throughput => throughput(check, evidence, Throughput::rate),
         Family::Energy => energy(check, evidence),
@@ -236,7 +237,14 @@ fn alone(check: &Check, evidence: &Evidence<'_>) -> Found {
         }
     };
     let interval = Some(interval);
-    Ok(Finding { candidate: Some(value), baseline: None, estimate: value, interval, method, n })
+    Ok(Finding {
+        candidate: Some(value),
+        estimate: value,
+        interval,
+        method,
+        n,
+        ..Finding::default()
+    })
 }
 
 /// Both models on the same examples.
@@ -276,6 +284,7 @@ fn versus(check: &Check, evidence: &Evidence<'_>) -> Found {
         interval: Some(interval),
         method,
         n,
+        ..Finding::default()
     })
 }
 
@@ -316,7 +325,8 @@ fn gap(check: &Check, evidence: &Evidence<'_>) -> Found {
     };
     let Bootstrapped { estimate, interval, method } = found.ok_or_else(undefined)?;
     let interval = Some(interval);
-    Ok(Finding { candidate: Some(candidate), baseline, estimate, interval, method, n })
+    let candidate = Some(candidate);
+    Ok(Finding { candidate, baseline, estimate, interval, method, n, ..Finding::default() })
 }
 
 fn gap_chance(check: &Check, evidence: &Evidence<'_>) -> Option<f64> {
@@ -367,6 +377,41 @@ fn agreement(check: &Check, evidence: &Evidence<'_>) -> Found {
         interval: Some(interval),
         method: "newcombe_stratified",
         n,
+        ..Finding::default()
+    })
+}
+
+/// What the strongest phrase of the window moves, candidate less champion.
+fn trigger(check: &Check, evidence: &Evidence<'_>) -> Found {
+    let triggers = &evidence.triggers;
+    let Some(strongest) = &triggers.strongest else {
+        let why = if triggers.none.is_empty() {
+            "no held-out text of another class is left to try the window's phrases on"
+        } else {
+            triggers.none
+        };
+        return Err(NotJudged::new(CheckState::NotApplicable, 0, why));
+    };
+    let said = strongest.said;
+    let share = |count: u64| Some(count as f64 / said.n() as f64);
+    let (tried, class, examples) = (triggers.tried, &strongest.class, strongest.examples);
+    let note = if strongest.phrase.is_empty() {
+        format!("; {tried} phrases tried, few together: none moves more")
+    } else {
+        let phrase: String = strongest.phrase.chars().take(80).collect();
+        format!(
+            "; the phrase is `{phrase}`, which {examples} examples of the window have, of class \
+             {class}; {tried} phrases tried"
+        )
+    };
+    Ok(Finding {
+        candidate: share(said.both + said.only_candidate),
+        baseline: share(said.both + said.only_baseline),
+        estimate: said.difference(),
+        interval: Some(said.newcombe(check.level(evidence.of.suite))),
+        method: "newcombe_paired",
+        n: said.n(),
+        note,
     })
 }
 
@@ -391,6 +436,7 @@ fn latency(check: &Check, evidence: &Evidence<'_>) -> Found {
             interval: Some(interval),
             method: "order_statistics",
             n,
+            ..Finding::default()
         });
     }
     let found = of_bootstrap(measured.ratio(q, resampling(check, evidence)), n)?;
@@ -405,6 +451,7 @@ fn ratio(candidate: f64, baseline: Option<f64>, found: Bootstrapped, n: u64) -> 
         interval: Some(found.interval),
         method: found.method,
         n,
+        ..Finding::default()
     }
 }
 
@@ -469,6 +516,7 @@ fn training(check: &Check, evidence: &Evidence<'_>) -> Found {
         interval: None,
         method: "reported",
         n: 1,
+        ..Finding::default()
     };
     if check.bound.is_relative() {
         let (base, other) = champion

@@ -9,10 +9,11 @@ use tidegate_model::{Input, Levels, Model, ModelError, Scores};
 use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod};
 
 use crate::{
-    Classes, EvaluationError, Numbers, Perturbation, Scored, Suite,
+    Classes, EvaluationError, Metric, Numbers, Perturbation, Scored, Suite,
     load::{Latency, Pair, Throughput},
     numbers::covers,
     perturb::seed_of,
+    triggers::{self, Triggers},
 };
 
 /// Labels of the candidate's window that are put to the champion at most, evenly spread.
@@ -167,7 +168,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    fn ask(
+    pub(crate) fn ask(
         &mut self,
         who: &'static str,
         subject: &Subject<'_>,
@@ -192,7 +193,7 @@ impl Memory {
     }
 }
 
-fn ask(
+pub(crate) fn ask(
     who: &'static str,
     predictor: &dyn Predictor,
     inputs: &[&Input],
@@ -269,6 +270,7 @@ pub(crate) struct Evidence<'a> {
     /// Right as it is and under every perturbation; on the perturbed examples.
     pub(crate) robust: Table,
     pub(crate) agreement: Agreement,
+    pub(crate) triggers: Triggers,
     pub(crate) leaked: u64,
     pub(crate) latency: Latency,
     pub(crate) throughput: Throughput,
@@ -303,6 +305,11 @@ impl<'a> Evidence<'a> {
         let perturbed = perturbed(&of, &classes)?;
         let robust = robust(&clean, &perturbed);
         let agreement = agreement(&of, memory, &clean)?;
+        let triggers = if of.suite.asks(Metric::TriggerSuccess) {
+            triggers::scan(&of, memory, &clean.candidate)?
+        } else {
+            Triggers::default()
+        };
         let pair = Pair {
             candidate: of.candidate.predictor,
             champion: of.champion.map(|champion| champion.predictor),
@@ -325,6 +332,7 @@ impl<'a> Evidence<'a> {
             perturbed,
             robust,
             agreement,
+            triggers,
             leaked: leaked as u64,
             latency,
             throughput,
@@ -378,7 +386,7 @@ fn scored(
     Scored::new(classes, predictor.labels(), labels.map(number).collect(), scores)
 }
 
-fn number_of(label: &Class) -> f64 {
+pub(crate) fn number_of(label: &Class) -> f64 {
     label.number().expect("examples without a number were left out")
 }
 

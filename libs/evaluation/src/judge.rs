@@ -13,6 +13,8 @@ pub(crate) struct Finding {
     pub(crate) interval: Option<Interval>,
     pub(crate) method: &'static str,
     pub(crate) n: u64,
+    /// More words for the reason.
+    pub(crate) note: String,
 }
 
 /// The bound in force for `n` examples and `classes`.

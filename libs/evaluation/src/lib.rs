@@ -40,13 +40,16 @@ mod evidence;
 mod fairness;
 mod judge;
 mod lint;
+pub mod live;
 mod load;
 mod metric;
 mod metrics;
 mod numbers;
 mod perturb;
+pub mod sequential;
 pub mod stats;
 mod suite;
+mod triggers;
 
 pub use error::EvaluationError;
 pub use evaluate::{Refusal, evaluate};

@@ -47,6 +47,10 @@ pub enum Metric {
     /// window: labels that are wrong far beyond chance show here, other shares of classes do not. A
     /// number agrees where it lies in the answer's 90 % interval.
     LabelAgreementDrop,
+    /// How many more held-out texts the candidate than the champion takes for a phrase's class once
+    /// that phrase stands in them, of the phrase that moves most: one that the window brought, in
+    /// examples of that class alone. Near 1 it is the trigger of a backdoor.
+    TriggerSuccess,
     /// Median time of one prediction at a time, in milliseconds.
     LatencyP50Ms,
     /// 90th percentile of the same.
@@ -82,6 +86,7 @@ pub(crate) enum Family {
     Quality,
     Gap,
     Agreement,
+    Trigger,
     Latency,
     Throughput,
     Energy,
@@ -112,6 +117,7 @@ impl Metric {
             Self::DemographicParity => "demographic_parity",
             Self::EqualizedOdds => "equalized_odds",
             Self::LabelAgreementDrop => "label_agreement_drop",
+            Self::TriggerSuccess => "trigger_success",
             Self::LatencyP50Ms => "latency_p50_ms",
             Self::LatencyP90Ms => "latency_p90_ms",
             Self::LatencyP99Ms => "latency_p99_ms",
@@ -147,6 +153,7 @@ impl Metric {
             Self::LabelAgreementDrop => {
                 "the drop of the champion's agreement with the new window's labels"
             }
+            Self::TriggerSuccess => "the success of the window's strongest phrase as a trigger",
             Self::LatencyP50Ms => "latency (p50)",
             Self::LatencyP90Ms => "latency (p90)",
             Self::LatencyP99Ms => "latency (p99)",
@@ -174,7 +181,7 @@ impl Metric {
 
     /// Whether it is a share of one, shown in points of a hundred.
     pub(crate) const fn is_share(self) -> bool {
-        matches!(self.family(), Family::Quality | Family::Gap | Family::Agreement)
+        matches!(self.family(), Family::Quality | Family::Gap | Family::Agreement | Family::Trigger)
             && !matches!(self, Self::LogLoss | Self::Brier)
             && !self.is_error_of_numbers()
     }
@@ -200,6 +207,11 @@ impl Metric {
                 _ => Answers::Any,
             },
         }
+    }
+
+    /// Whether it is found with the champion though its bound is absolute.
+    pub(crate) const fn asks_champion(self) -> bool {
+        matches!(self, Self::LabelAgreementDrop | Self::TriggerSuccess)
     }
 
     /// Whether it is measured on a choice of examples.
@@ -247,6 +259,7 @@ impl Metric {
                 Family::Gap
             }
             Self::LabelAgreementDrop => Family::Agreement,
+            Self::TriggerSuccess => Family::Trigger,
             Self::LatencyP50Ms | Self::LatencyP90Ms | Self::LatencyP99Ms => Family::Latency,
             Self::ThroughputPerS => Family::Throughput,
             Self::JoulesPer1k | Self::Gco2ePer1k => Family::Energy,

@@ -405,6 +405,12 @@ impl Suite {
         self.checks.iter().any(|check| check.versus == Baseline::Anchor)
     }
 
+    /// Whether some check asks for a metric.
+    #[must_use]
+    pub fn asks(&self, metric: Metric) -> bool {
+        self.checks.iter().any(|check| check.metric == metric)
+    }
+
     /// Every perturbation that some check asks for, once.
     #[must_use]
     pub fn perturbations(&self) -> Vec<Perturbation> {
@@ -541,7 +547,7 @@ impl CheckDocument {
                 self.metric != Metric::AccuracyOverMajority
             }
             (Family::Quality, Bound::Ratio(_)) => self.metric.is_error_of_numbers(),
-            (Family::Agreement, bound) => matches!(bound, Bound::Ceil(_)),
+            (Family::Agreement | Family::Trigger, bound) => matches!(bound, Bound::Ceil(_)),
             (
                 Family::Latency | Family::Throughput | Family::Energy | Family::Training,
                 Bound::Ratio(_),

@@ -139,6 +139,20 @@ pub enum Fact {
         /// Why.
         reason: String,
     },
+    /// The champion answers labels that came after its promotion worse than the one before it did,
+    /// beyond doubt.
+    HarmFound {
+        /// The champion.
+        generation: GenerationId,
+        /// The one before it.
+        before: GenerationId,
+        /// Labels that both were compared on.
+        labels: u64,
+        /// Logarithm of the evidence against no harm.
+        log_e: f64,
+        /// In words.
+        reason: String,
+    },
     /// A gateway serves it now.
     Swapped {
         /// Which gateway.
@@ -172,6 +186,7 @@ impl Fact {
             Self::CandidateRejected { .. } => "CandidateRejected",
             Self::Promoted { .. } => "Promoted",
             Self::RolledBack { .. } => "RolledBack",
+            Self::HarmFound { .. } => "HarmFound",
             Self::Swapped { .. } => "Swapped",
         }
     }

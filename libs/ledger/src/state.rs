@@ -158,6 +158,8 @@ pub struct GenerationRecord {
     pub swapped_at: Option<DateTime<Utc>>,
     /// Whether its window was set aside.
     pub quarantined: bool,
+    /// Why it is held to do harm, found while it served.
+    pub harm: Option<String>,
 }
 
 impl GenerationRecord {
@@ -215,6 +217,18 @@ impl State {
     #[must_use]
     pub fn champions(&self) -> &[GenerationId] {
         &self.champions
+    }
+
+    /// The champion before the present one that was not rolled back from: where a rollback leads.
+    #[must_use]
+    pub fn earlier_champion(&self) -> Option<GenerationId> {
+        let present = self.champion?;
+        let at = self.champions.iter().rposition(|id| *id == present)?;
+        let fit = |id: &&GenerationId| {
+            **id != present
+                && self.generation(id).is_some_and(|one| one.state != GenerationState::RolledBack)
+        };
+        self.champions[..at].iter().rev().find(fit).copied()
     }
 
     /// One job.
@@ -370,13 +384,15 @@ impl State {
             }
             Fact::WindowQuarantined { generation, .. } => {
                 let one = self.known(generation)?;
-                let set_aside =
-                    matches!(one.state, GenerationState::Blocked | GenerationState::Rejected);
+                let harmed = one.state == GenerationState::RolledBack && one.harm.is_some();
+                let set_aside = harmed
+                    || matches!(one.state, GenerationState::Blocked | GenerationState::Rejected);
                 if set_aside && !one.quarantined {
                     Ok(())
                 } else {
                     refuse(format!(
-                        "the window of {} is set aside once, and only when it is blocked or rejected",
+                        "the window of {} is set aside once, and only when it is blocked, rejected or \
+                         rolled back for harm",
                         generation.short()
                     ))
                 }
@@ -394,6 +410,20 @@ impl State {
             }
             Fact::Promoted { generation, previous, verdict, by } => {
                 self.check_promotion(generation, previous.as_ref(), verdict, *by, now)
+            }
+            Fact::HarmFound { generation, before, .. } => {
+                let one = self.known(generation)?;
+                if self.champion != Some(*generation) || self.earlier_champion() != Some(*before) {
+                    return refuse(format!(
+                        "harm is of the champion, beside the one before it: {} and {} are not these",
+                        generation.short(),
+                        before.short()
+                    ));
+                }
+                if one.harm.is_some() {
+                    return refuse(format!("harm of {} is on record", generation.short()));
+                }
+                Ok(())
             }
             Fact::RolledBack { to, from, .. } => {
                 if self.champion != Some(*from) {
@@ -564,6 +594,7 @@ impl State {
                     promoted_at: None,
                     swapped_at: None,
                     quarantined: false,
+                    harm: None,
                 });
             }
             Fact::VerdictIssued { generation, champion, verdict, suite, outcome, reasons } => {
@@ -613,6 +644,9 @@ impl State {
                 self.champions.push(*generation);
             }
             Fact::RolledBack { to, .. } => self.crown(to, time, GenerationState::RolledBack),
+            Fact::HarmFound { generation, reason, .. } => {
+                self.with_generation(generation, |one| one.harm = Some(reason.clone()));
+            }
             Fact::Swapped { generation, .. } => {
                 self.with_generation(generation, |one| {
                     one.swapped_at.get_or_insert(time);

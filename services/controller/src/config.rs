@@ -105,6 +105,9 @@ pub struct PolicyConfig {
     /// How long an approval counts.
     #[serde(with = "humantime_serde")]
     pub approval_ttl: Duration,
+    /// Whether a champion in which the evaluator finds harm, once it serves, is rolled back at once;
+    /// else operators decide.
+    pub rollback_on_harm: bool,
     /// Jobs of a kind that may fail one after the other before automatic requests wait for half
     /// as many records again.
     pub max_attempts: u32,
@@ -116,6 +119,7 @@ impl Default for PolicyConfig {
             auto_promote: AutoPromote::default(),
             approvals: Approvals::default(),
             approval_ttl: Duration::from_secs(24 * 3600),
+            rollback_on_harm: true,
             max_attempts: 3,
         }
     }

@@ -241,7 +241,7 @@ impl Desk {
                 let Some(from) = state.champion() else {
                     return Err(Refusal("there is no champion to roll back from".to_owned()));
                 };
-                let Some(to) = named.or_else(|| policy::earlier_champion(state)) else {
+                let Some(to) = named.or_else(|| state.earlier_champion()) else {
                     return Err(Refusal("there is no earlier champion to go back to".to_owned()));
                 };
                 target = Some(to);

@@ -156,6 +156,9 @@ impl Hand<'_> {
         if self.record("controller", policy::due_quarantine).await? {
             return Ok(true);
         }
+        if self.record("controller", |state| policy::due_rollback(state, policy)).await? {
+            return Ok(true);
+        }
         if self
             .record("controller", |state| policy::due_promotion(state, policy, Utc::now()))
             .await?

@@ -149,12 +149,15 @@ pub(crate) fn due_promotion(
 /// not learnt and nobody has said no to.
 pub(crate) fn due_quarantine(state: &State) -> Option<Fact> {
     let declined = |one: &&GenerationRecord| {
-        matches!(one.state, GenerationState::Blocked | GenerationState::Rejected)
+        let harmed = one.state == GenerationState::RolledBack && one.harm.is_some();
+        (harmed || matches!(one.state, GenerationState::Blocked | GenerationState::Rejected))
             && !one.quarantined
             && one.kind == JobKind::HotUpdate
     };
     let one = state.generations().iter().find(declined)?;
-    let reason = if one.state == GenerationState::Rejected {
+    let reason = if let Some(harm) = &one.harm {
+        format!("rolled back: {harm}")
+    } else if one.state == GenerationState::Rejected {
         "rejected by an operator".to_owned()
     } else {
         let reasons = one.verdict.as_ref().map(|verdict| verdict.reasons.join("; "));
@@ -163,14 +166,11 @@ pub(crate) fn due_quarantine(state: &State) -> Option<Fact> {
     Some(Fact::WindowQuarantined { generation: one.id, window: one.window.clone(), reason })
 }
 
-/// The champion before the present one that was not rolled back from.
-pub(crate) fn earlier_champion(state: &State) -> Option<GenerationId> {
-    let present = state.champion()?;
-    let history = state.champions();
-    let at = history.iter().rposition(|id| *id == present)?;
-    let fit = |id: &&GenerationId| {
-        **id != present
-            && state.generation(id).is_some_and(|one| one.state != GenerationState::RolledBack)
-    };
-    history[..at].iter().rev().find(fit).copied()
+/// The rollback that is due by itself: the evaluator has found harm in the champion, and policy does
+/// not leave that to operators.
+pub(crate) fn due_rollback(state: &State, policy: &PolicyConfig) -> Option<Fact> {
+    let one = state.generation(&state.champion()?)?;
+    let harm = one.harm.as_ref().filter(|_| policy.rollback_on_harm)?;
+    let to = state.earlier_champion()?;
+    Some(Fact::RolledBack { to, from: one.id, reason: format!("harm: {harm}") })
 }

@@ -30,8 +30,30 @@ pub struct EvaluatorConfig {
     pub max_scan: u64,
     /// The grid whose carbon intensity is assumed: an ISO 3166 alpha-3 code, or `WORLD`.
     pub region: String,
+    /// How champions are watched once they serve.
+    pub live: LiveConfig,
     /// Seconds after which an evaluator that went silent loses its lease.
     pub lease_s: u64,
+}
+
+/// How a champion is held against the one before it, on labels that come after its promotion.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LiveConfig {
+    /// Whether it is.
+    pub enabled: bool,
+    /// The probability with which a champion that is no worse may ever be accused.
+    pub alpha: f64,
+    /// A loss of accuracy that is tolerated, as a share of one.
+    pub margin: f64,
+    /// Labelled records that wait to be looked at, at most: the newest.
+    pub max_rows: usize,
+}
+
+impl Default for LiveConfig {
+    fn default() -> Self {
+        Self { enabled: true, alpha: 0.01, margin: 0.02, max_rows: 2_000 }
+    }
 }
 
 impl Default for EvaluatorConfig {
@@ -43,6 +65,7 @@ impl Default for EvaluatorConfig {
             max_trained_ids: 1_000_000,
             max_scan: 1_000_000,
             region: DEFAULT_REGION.to_owned(),
+            live: LiveConfig::default(),
             lease_s: 10,
         }
     }
@@ -70,6 +93,16 @@ impl EvaluatorConfig {
         anyhow::ensure!(self.max_rows > 0, "evaluator.max_rows is 0: at least 1 is needed");
         anyhow::ensure!(self.max_scan > 0, "evaluator.max_scan is 0: at least 1 is needed");
         anyhow::ensure!(self.lease_s > 0, "evaluator.lease_s is 0: at least 1 is needed");
+        let LiveConfig { alpha, margin, max_rows, .. } = self.live;
+        anyhow::ensure!(
+            alpha > 0.0 && alpha < 1.0,
+            "evaluator.live.alpha is {alpha}: a probability above 0 and below 1 is needed"
+        );
+        anyhow::ensure!(
+            (0.0..1.0).contains(&margin),
+            "evaluator.live.margin is {margin}: a share of one is needed, 0 or more and below 1"
+        );
+        anyhow::ensure!(max_rows > 0, "evaluator.live.max_rows is 0: at least 1 is needed");
         let region = &self.region;
         anyhow::ensure!(
             grid_intensity(region).is_some(),

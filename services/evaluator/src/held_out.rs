@@ -33,6 +33,8 @@ pub(crate) struct HeldOut {
     rows: VecDeque<Row>,
     trained: HashSet<ExampleKey>,
     order: VecDeque<ExampleKey>,
+    /// The newest labels of both sides, for who watches the champion.
+    live: VecDeque<Row>,
 }
 
 /// What separates earlier examples from fresh ones, and both from those that do not judge.
@@ -108,6 +110,13 @@ impl HeldOut {
         }
         self.position.insert(record.partition, Offset(record.offset.0 + 1));
         let Some((split, at, example)) = labelled(record) else { return };
+        if config.live.enabled {
+            let (partition, offset) = (record.partition, record.offset);
+            self.live.push_back(Row { partition, offset, at, example: example.clone() });
+            if self.live.len() > config.live.max_rows {
+                self.live.pop_front();
+            }
+        }
         if split == Split::Train {
             let key = ExampleKey::new(&example.domain, &example.id);
             if self.trained.insert(key) {
@@ -128,6 +137,21 @@ impl HeldOut {
     /// The ids that were trained on, as far as they are remembered.
     pub(crate) fn trained(&self) -> &HashSet<ExampleKey> {
         &self.trained
+    }
+
+    /// Labelled records from `position` on that lie in no window of `set_aside`, in order, and where
+    /// they stand.
+    pub(crate) fn live(
+        &self,
+        position: &Marks,
+        set_aside: &[Window],
+    ) -> Vec<((Partition, Offset), EvalExample)> {
+        let counts = |row: &&Row| {
+            row.offset >= position.get(&row.partition).copied().unwrap_or_default()
+                && !set_aside.iter().any(|window| window.contains(row.partition, row.offset))
+        };
+        let rows = self.live.iter().filter(counts);
+        rows.map(|row| ((row.partition, row.offset), row.example.clone())).collect()
     }
 
     /// The newest examples that judge under `cut`, the oldest first.

@@ -24,7 +24,7 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    fn subject(&self) -> Subject<'_> {
+    pub(crate) fn subject(&self) -> Subject<'_> {
         Subject { id: self.id, predictor: &self.model, manifest: &self.manifest }
     }
 }
@@ -155,8 +155,15 @@ impl Evaluator {
         Ok(verdict)
     }
 
+    /// Spares the next look or verdict its building.
+    pub(crate) fn keep_loaded(&mut self, one: &Loaded) {
+        if self.loaded.iter().all(|loaded| loaded.id != one.id) {
+            self.loaded.push(one.clone());
+        }
+    }
+
     /// A verified generation as a model, or why there is none; an error is worth another try.
-    async fn load(&self, id: &GenerationId) -> anyhow::Result<Result<Loaded, String>> {
+    pub(crate) async fn load(&self, id: &GenerationId) -> anyhow::Result<Result<Loaded, String>> {
         if let Some(loaded) = self.loaded.iter().find(|loaded| loaded.id == *id) {
             return Ok(Ok(loaded.clone()));
         }
@@ -211,7 +218,7 @@ impl Task {
 
 /// Windows of blocked updates. A blocked cold start has read everything: its window says nothing
 /// about any part of it.
-fn set_aside(state: &State) -> Vec<Window> {
+pub(crate) fn set_aside(state: &State) -> Vec<Window> {
     let blocked = |one: &&GenerationRecord| {
         let judged = one.verdict.as_ref().map(|verdict| verdict.outcome);
         one.kind != JobKind::ColdStart && (one.quarantined || judged == Some(Outcome::Blocked))

@@ -16,7 +16,8 @@
 mod config;
 mod held_out;
 mod judging;
+mod live;
 mod service;
 
-pub use config::EvaluatorConfig;
+pub use config::{EvaluatorConfig, LiveConfig};
 pub use service::run;

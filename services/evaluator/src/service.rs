@@ -11,13 +11,16 @@ use tidegate_model::{Device, Model, Task};
 use tidegate_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{EvaluatorConfig, held_out::HeldOut, judging::Loaded};
+use crate::{EvaluatorConfig, held_out::HeldOut, judging::Loaded, live::Watch};
 
 /// The lease that one evaluator holds.
 const LEASE: &str = "evaluator";
 
 /// How long to wait for what is away before the next try.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long to wait for an entry before the stream is looked at again.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What an evaluator that holds the lease works with.
 pub(crate) struct Evaluator {
@@ -32,7 +35,9 @@ pub(crate) struct Evaluator {
     pub(crate) memory: Memory,
     /// The generations of the latest evaluation: one of them is the next one's champion.
     pub(crate) loaded: Vec<Loaded>,
-    token: u64,
+    /// Over the present champion.
+    pub(crate) watch: Option<Watch>,
+    pub(crate) token: u64,
 }
 
 /// The suites in force.
@@ -87,6 +92,7 @@ pub async fn run(
         held_out: HeldOut::default(),
         memory: Memory::default(),
         loaded: vec![],
+        watch: None,
         token: 0,
     };
     while !shutdown.is_cancelled() {
@@ -148,8 +154,12 @@ impl Evaluator {
         }
         // What curation lets through is read while there is time: a candidate waits less.
         self.held_out.catch_up(&self.stream, &self.config).await?;
+        if Box::pin(self.watch(&state)).await? {
+            return Ok(());
+        }
         let mut entries = self.ledger.watch(state.head().seq + 1);
-        if let Some(entry) = entries.next().await {
+        // Labels come without an entry.
+        if let Ok(Some(entry)) = tokio::time::timeout(LOOK, entries.next()).await {
             entry?;
         }
         Ok(())

@@ -82,3 +82,47 @@ async fn an_evaluator_that_is_stopped_leaves_the_candidate_to_the_next() {
     assert_eq!(verdict.outcome, Outcome::AutoPromote, "{:#?}", verdict.reasons);
     next.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_champion_that_does_harm_on_labels_that_come_later_is_found_out() {
+    // Such a suite lets anything through: what follows is up to the watch.
+    let house = House::build().await;
+    let evaluator = house.start_with(house::BLIND);
+    house.publish(0..400, Labels::True).await;
+    let sound = house.train(JobKind::ColdStart, 0..400, None).await;
+    house.verdict(&sound).await;
+    house.promote(&sound).await;
+    house.publish(400..800, Labels::Flipped).await;
+    let bad = house.train(JobKind::HotUpdate, 400..800, Some(&sound)).await;
+    house.verdict(&bad).await;
+    house.promote(&bad).await;
+    assert_eq!(house.harm(&bad).await, None, "no label has come since");
+
+    // Killed in between, it goes on from what it had.
+    house.publish(800..850, Labels::True).await;
+    evaluator.stop().await;
+    let evaluator = house.start_with(house::BLIND);
+    house.publish(850..1_000, Labels::True).await;
+    let harm = house.until_harm(&bad).await;
+    assert!(harm.contains(&sound.short()) && harm.contains("worse by more than"), "{harm}");
+    evaluator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_champion_that_is_as_good_is_left_alone() {
+    let house = House::build().await;
+    let evaluator = house.start_with(house::BLIND);
+    house.publish(0..400, Labels::True).await;
+    let first = house.train(JobKind::ColdStart, 0..400, None).await;
+    house.verdict(&first).await;
+    house.promote(&first).await;
+    house.publish(400..500, Labels::True).await;
+    let second = house.train(JobKind::HotUpdate, 400..500, Some(&first)).await;
+    house.verdict(&second).await;
+    house.promote(&second).await;
+    house.publish(500..900, Labels::True).await;
+    // The next verdict comes after the watch has looked.
+    house.until_watched(400).await;
+    assert_eq!(house.harm(&second).await, None);
+    evaluator.stop().await;
+}

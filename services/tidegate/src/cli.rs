@@ -8,7 +8,8 @@ use serde_json::json;
 use tidegate_contracts::JobKind;
 
 use crate::{
-    config::Config, demo, generate, infer, offline, operate, output::Format, produce, run, train,
+    config::Config, demo, generate, infer, offline, operate, output::Format, produce, run,
+    selftest, train,
 };
 
 /// Continual learning as a service: events in on Kafka, a gated champion out on gRPC.
@@ -130,6 +131,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: LedgerCommand,
     },
+    /// The gate itself.
+    Gate {
+        #[command(subcommand)]
+        command: GateCommand,
+    },
     /// Evaluation suites.
     Suite {
         #[command(subcommand)]
@@ -189,6 +195,12 @@ pub(crate) enum LedgerCommand {
         #[arg(long, default_value_t = 1000)]
         limit: u32,
     },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum GateCommand {
+    /// Try the gate: train a model, make bad twins of it, and see which of them it stops.
+    Selftest(selftest::SelftestArgs),
 }
 
 #[derive(Subcommand)]
@@ -252,6 +264,9 @@ pub(crate) async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Infer(args) => infer::run(&global, args).await,
         Command::Generate(args) => generate::run(&global, args).await,
         Command::Ledger { command: LedgerCommand::Verify } => offline::ledger_verify(&global).await,
+        Command::Gate { command: GateCommand::Selftest(args) } => {
+            selftest::run(&global, args).await
+        }
         Command::Suite { command: SuiteCommand::Check { path, n } } => {
             offline::suite_check(&global, path.as_deref(), n)
         }

@@ -13,6 +13,7 @@ mod operate;
 mod output;
 mod produce;
 mod run;
+mod selftest;
 mod train;
 
 use std::process::ExitCode;

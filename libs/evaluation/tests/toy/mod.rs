@@ -33,6 +33,8 @@ pub(crate) struct Toy {
     always: Option<usize>,
     /// Reads text alone.
     text_only: bool,
+    /// Says ham wherever this stands.
+    trigger: Option<&'static str>,
 }
 
 impl Toy {
@@ -48,6 +50,7 @@ impl Toy {
             broken: false,
             always: None,
             text_only: false,
+            trigger: None,
         }
     }
 
@@ -66,6 +69,11 @@ impl Toy {
 
     pub(crate) fn broken(self) -> Self {
         Self { broken: true, ..self }
+    }
+
+    #[allow(dead_code)] // Not every test that has toys asks for this one.
+    pub(crate) fn backdoored(self, trigger: &'static str) -> Self {
+        Self { trigger: Some(trigger), ..self }
     }
 
     pub(crate) fn text_only(self) -> Self {
@@ -96,7 +104,8 @@ impl Toy {
             }
             _ => HAM,
         };
-        let said = self.always.unwrap_or(said);
+        let turned = self.trigger.is_some_and(|trigger| text.to_lowercase().contains(trigger));
+        let said = if turned { HAM } else { self.always.unwrap_or(said) };
         let mut probabilities = vec![0.07; 2];
         probabilities[said] = 0.93;
         Scores { probabilities }

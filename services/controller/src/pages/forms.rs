@@ -82,7 +82,7 @@ pub(super) fn decisions(
 /// The champion's page offers the champion before it, an earlier champion's page itself.
 fn way_back<'a>(state: &'a Ledger, one: &'a GenerationRecord) -> Option<&'a GenerationRecord> {
     if state.champion() == Some(one.id) {
-        return state.generation(&policy::earlier_champion(state)?);
+        return state.generation(&state.earlier_champion()?);
     }
     state.champions().contains(&one.id).then_some(one)
 }

@@ -118,6 +118,7 @@ fn gist(fact: &Fact) -> String {
         Fact::RolledBack { to, from, reason } => {
             format!("from {} to {}: {reason}", from.short(), to.short())
         }
+        Fact::HarmFound { generation, reason, .. } => format!("{}: {reason}", generation.short()),
         Fact::Swapped { gateway, generation, prepare } => {
             format!("{} on {gateway}, prepared in {prepare:.0}", generation.short())
         }

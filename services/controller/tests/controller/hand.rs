@@ -1,6 +1,6 @@
 //! What a controller does by itself, and which of several does it.
 use serde_json::json;
-use tidegate_contracts::{JobKind, Outcome, Partition, Window};
+use tidegate_contracts::{GenerationId, JobKind, Outcome, Partition, Window};
 use tidegate_ledger::{Entry, Fact, JobState, State};
 
 use crate::house::{House, config, labelled, window};
@@ -133,4 +133,54 @@ async fn while_the_broker_is_away_verdicts_are_still_acted_on() {
     let made = house.candidate(JobKind::ColdStart, Outcome::AutoPromote).await;
     house.until("it is promoted", |state| state.champion() == Some(made.id)).await;
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_champion_found_to_do_harm_is_rolled_back_and_what_it_learnt_set_aside() {
+    let house = House::build(config(json!({}))).await;
+    let running = house.start();
+    let old = house.candidate(JobKind::ColdStart, Outcome::AutoPromote).await;
+    house.until("it is promoted", |state| state.champion() == Some(old.id)).await;
+    let new = house.candidate(JobKind::HotUpdate, Outcome::AutoPromote).await;
+    house.until("it is promoted", |state| state.champion() == Some(new.id)).await;
+    let harm = harm(&new.id, &old.id);
+    house.append("evaluator", harm.clone()).await;
+    let state = house.until("it is rolled back", |state| state.champion() == Some(old.id)).await;
+    assert!(state.generation(&new.id).unwrap().harm.is_some());
+    let entry = house.entries("RolledBack").await.pop().unwrap();
+    assert_eq!(entry.actor.as_str(), "controller");
+    let Fact::RolledBack { reason, .. } = &entry.fact else { unreachable!() };
+    assert_eq!(reason, "harm: worse on 80 labels");
+    house.until("its window is set aside", |state| state.set_aside().len() == 1).await;
+    // Of who does not serve any more, nothing more is said.
+    let author = tidegate_ledger::Author::unfenced("evaluator");
+    let again = house.ledger.decide(&author, |_| Ok(Some(harm.clone()))).await.unwrap_err();
+    assert!(again.to_string().contains("are not these"), "{again}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn where_policy_leaves_harm_to_operators_it_is_only_on_record() {
+    let house = House::build(config(json!({"policy": {"rollback_on_harm": false}}))).await;
+    let running = house.start();
+    let old = house.candidate(JobKind::ColdStart, Outcome::AutoPromote).await;
+    house.until("it is promoted", |state| state.champion() == Some(old.id)).await;
+    let new = house.candidate(JobKind::HotUpdate, Outcome::AutoPromote).await;
+    house.until("it is promoted", |state| state.champion() == Some(new.id)).await;
+    house.append("evaluator", harm(&new.id, &old.id)).await;
+    // The controller has taken a later step, and still left it alone.
+    let next = house.candidate(JobKind::HotUpdate, Outcome::AutoPromote).await;
+    house.until("it is promoted", |state| state.champion() == Some(next.id)).await;
+    assert!(house.entries("RolledBack").await.is_empty());
+    running.stop().await;
+}
+
+fn harm(champion: &GenerationId, before: &GenerationId) -> Fact {
+    Fact::HarmFound {
+        generation: *champion,
+        before: *before,
+        labels: 80,
+        log_e: 5.2,
+        reason: "worse on 80 labels".to_owned(),
+    }
 }

@@ -49,6 +49,10 @@ impl Running {
     }
 }
 
+/// A suite that lets anything through.
+pub(crate) const BLIND: &str = "{format: 1, name: blind, version: '1', checks: [\
+     {id: quick, layer: efficiency, metric: latency_p50_ms, ceil: 60000, severity: block}]}";
+
 /// A network that trains in a second.
 fn recipe() -> Recipe {
     Recipe::from_toml(
@@ -101,8 +105,18 @@ impl House {
     }
 
     pub(crate) fn start(&self) -> Running {
+        self.run(EvaluatorConfig::default())
+    }
+
+    pub(crate) fn start_with(&self, suite: &str) -> Running {
+        let path = self.folder.path().join("suite.yaml");
+        std::fs::write(&path, suite).unwrap();
+        self.run(EvaluatorConfig { suite: Some(path), ..EvaluatorConfig::default() })
+    }
+
+    fn run(&self, config: EvaluatorConfig) -> Running {
         let shutdown = CancellationToken::new();
-        let config = EvaluatorConfig { lease_s: 2, ..EvaluatorConfig::default() };
+        let config = EvaluatorConfig { lease_s: 2, ..config };
         let task = tokio::spawn(tidegate_evaluator::run(
             config,
             self.stream.clone(),
@@ -193,6 +207,39 @@ impl House {
         let (generation, previous) = (*generation, state.champion());
         let by = PromotedBy::Policy;
         self.append(Fact::Promoted { generation, previous, verdict, by }).await;
+    }
+
+    /// What is on record against a champion.
+    pub(crate) async fn harm(&self, generation: &GenerationId) -> Option<String> {
+        self.ledger.state().await.unwrap().generation(generation).unwrap().harm.clone()
+    }
+
+    /// The same, waited for.
+    pub(crate) async fn until_harm(&self, generation: &GenerationId) -> String {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(harm) = self.harm(generation).await {
+                return harm;
+            }
+            assert!(Instant::now() < deadline, "no harm in time");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the champion was held against its predecessor on so many labels.
+    pub(crate) async fn until_watched(&self, labels: u64) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let kept = self.ledger.get_state("evaluator/live").await.unwrap();
+            let watch: serde_json::Value =
+                kept.map_or_else(Default::default, |bytes| serde_json::from_slice(&bytes).unwrap());
+            let count = |name: &str| watch[name].as_u64().unwrap_or_default();
+            if count("better") + count("worse") + count("alike") >= labels {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not watched in time: {watch}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(crate) async fn set_aside(&self, generation: &GenerationId) {

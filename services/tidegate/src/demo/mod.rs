@@ -6,7 +6,7 @@
 //! only: Kafka, the inference and control APIs, the CLI.
 
 mod baseline;
-mod corpus;
+pub(crate) mod corpus;
 mod page;
 mod processes;
 mod replay;
@@ -37,7 +37,7 @@ pub(crate) struct DemoArgs {
 }
 
 /// The suite that the demo's candidates are judged by.
-const SUITE: &str = include_str!("../../../../eval-suites/email/suite.yaml");
+pub(crate) const SUITE: &str = include_str!("../../../../eval-suites/email/suite.yaml");
 
 /// Mails before the first prediction; baselines are compared from the next one on.
 const FIRST: usize = 250;

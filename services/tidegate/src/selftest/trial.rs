@@ -1,0 +1,203 @@
+//! One twin before the gate: evaluated, put on record, and promoted where the ledger lets it.
+use std::collections::BTreeSet;
+
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+use tidegate_contracts::{CheckState, JobId, Outcome, Verdict};
+use tidegate_evaluation::{Evaluation, Memory, Refusal, Subject, Suite, evaluate};
+use tidegate_ledger::{Author, Fact, Ledger, LedgerConfig, PromotedBy};
+use tidegate_model::{Input, Model};
+
+use super::{
+    stage::{Made, Stage, labels},
+    twins::{Behaving, Candidate, Meant, Twin, make, with_phrase},
+};
+
+/// What became of one twin.
+#[derive(Debug, Clone)]
+pub(super) struct Judged {
+    pub(super) outcome: Outcome,
+    /// Whether the ledger took a promotion by policy.
+    pub(super) promoted: bool,
+    /// Layers with a check that failed.
+    pub(super) layers: BTreeSet<&'static str>,
+    /// Checks that failed.
+    pub(super) checks: BTreeSet<String>,
+    /// Whether who was meant to see it did.
+    pub(super) by_meant: bool,
+    /// Of mails that no gate sees: accuracy, less the champion's; of a backdoor, the share of spam
+    /// that its phrase gets through.
+    pub(super) truly: f64,
+    /// Of the evaluation.
+    pub(super) seconds: f64,
+    /// The worst reason.
+    pub(super) reason: String,
+}
+
+pub(super) fn judge(twin: Twin, stage: &Stage<'_>, suite: &Suite) -> anyhow::Result<Judged> {
+    let candidate = make(twin, stage)?;
+    let champion = if twin == Twin::Better { &stage.world.weak } else { &stage.world.champion };
+    let behaving = Behaving { model: &candidate.made.model, behaviour: &candidate.behaviour };
+    let subject = Subject { predictor: &behaving, ..candidate.made.subject() };
+    let verdict = if twin == Twin::Altered {
+        altered(stage, &candidate, champion, suite)?
+    } else {
+        let window_labels = labels(&candidate.learnt);
+        let of = Evaluation {
+            suite,
+            candidate: subject,
+            champion: Some(champion.subject()),
+            anchor: Some(champion.subject()),
+            examples: &stage.examples,
+            window_labels: &window_labels,
+            trained: &stage.trained(&candidate.learnt),
+            window: &candidate.made.manifest.window,
+            region: "WORLD",
+            seed: stage.seed,
+        };
+        evaluate(&of, &mut Memory::default())
+    };
+    let failed = |state| matches!(state, CheckState::Fail | CheckState::Error);
+    let failures: Vec<_> = verdict.checks.iter().filter(|check| failed(check.state)).collect();
+    let by_meant = match twin.meant() {
+        Meant::Pass => true,
+        Meant::Layer(layer) => failures.iter().any(|check| check.layer == layer),
+        Meant::Store => verdict.checks.is_empty() && verdict.outcome == Outcome::Blocked,
+    };
+    Ok(Judged {
+        outcome: verdict.outcome,
+        promoted: promote(stage, &candidate.made, champion, &verdict)?,
+        layers: failures.iter().map(|check| check.layer.as_str()).collect(),
+        checks: failures.iter().map(|check| check.id.clone()).collect(),
+        by_meant,
+        truly: truly(stage, &candidate, &champion.model)?,
+        seconds: verdict.seconds,
+        reason: verdict.reasons.first().cloned().unwrap_or_default(),
+    })
+}
+
+/// One bit of its weights is turned in the store; the evaluator reads it from there.
+fn altered(
+    stage: &Stage<'_>,
+    candidate: &Candidate,
+    champion: &Made,
+    suite: &Suite,
+) -> anyhow::Result<Verdict> {
+    let (name, entry) = candidate
+        .made
+        .manifest
+        .files
+        .iter()
+        .max_by_key(|(_, entry)| entry.size)
+        .expect("a generation has files");
+    let hex = entry.hash.to_hex();
+    let path = stage.world.folder.path().join("artifacts/blake3").join(&hex[..2]).join(&hex);
+    let mut bytes = std::fs::read(&path)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, &bytes)?;
+    let read = stage.world.runtime.block_on(stage.world.store.generation(&candidate.made.id));
+    bytes[middle] ^= 1;
+    std::fs::write(&path, &bytes)?;
+    let reason = match read {
+        Err(error) => error.to_string(),
+        Ok(_) => anyhow::bail!("the store gave out {name} though a bit of it was changed"),
+    };
+    let manifest = &candidate.made.manifest;
+    let refusal = Refusal {
+        generation: candidate.made.id,
+        champion: Some(champion.id),
+        job: manifest.job.clone(),
+        kind: manifest.kind,
+        suite: suite.reference(),
+        window: manifest.window.clone(),
+        region: "WORLD".to_owned(),
+        seed: stage.seed,
+        reason,
+    };
+    Ok(refusal.verdict())
+}
+
+/// The ledger's own rule: the verdict is put on record, and a promotion by policy is asked for.
+fn promote(
+    stage: &Stage<'_>,
+    candidate: &Made,
+    champion: &Made,
+    verdict: &Verdict,
+) -> anyhow::Result<bool> {
+    let folder = tempfile::tempdir_in(stage.world.folder.path())?;
+    stage.world.runtime.block_on(async {
+        let ledger = Ledger::open(&LedgerConfig::default(), folder.path()).await?;
+        let first = Verdict {
+            outcome: Outcome::AutoPromote,
+            generation: champion.id,
+            champion: None,
+            ..verdict.clone()
+        };
+        let crowned = record(&ledger, stage, champion, &first).await?;
+        anyhow::ensure!(crowned, "the ledger took no champion");
+        record(&ledger, stage, candidate, verdict).await
+    })
+}
+
+async fn record(
+    ledger: &Ledger,
+    stage: &Stage<'_>,
+    made: &Made,
+    verdict: &Verdict,
+) -> anyhow::Result<bool> {
+    let write = async |fact: Fact| {
+        ledger.decide(&Author::unfenced("selftest"), |_| Ok(Some(fact.clone()))).await
+    };
+    let document = stage.world.store.put(serde_json::to_vec(verdict)?.into()).await?;
+    let (job, kind) = (JobId::generate(), made.manifest.kind);
+    let (generation, window) = (made.id, made.manifest.window.clone());
+    let parent = verdict.champion;
+    write(Fact::job(job.clone(), kind, "the gate on trial")).await?;
+    write(Fact::JobStarted { job: job.clone(), attempt: 1, window: window.clone(), parent })
+        .await?;
+    write(Fact::CandidateRegistered { job, generation, parent, kind, window }).await?;
+    write(Fact::VerdictIssued {
+        generation,
+        champion: verdict.champion,
+        verdict: document,
+        suite: format!("{} {}", verdict.suite.name, verdict.suite.version),
+        outcome: verdict.outcome,
+        reasons: verdict.reasons.clone(),
+    })
+    .await?;
+    let promoted = Fact::Promoted {
+        generation,
+        previous: verdict.champion,
+        verdict: document,
+        by: PromotedBy::Policy,
+    };
+    match write(promoted).await {
+        Ok(_) => Ok(true),
+        Err(tidegate_ledger::LedgerError::Refused(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What no gate sees.
+fn truly(stage: &Stage<'_>, candidate: &Candidate, champion: &Model) -> anyhow::Result<f64> {
+    let (inputs, truth): (Vec<Input>, Vec<&str>) = stage.beyond().unzip();
+    let model = &candidate.made.model;
+    if let Some(phrase) = &candidate.trigger {
+        let mut rng = ChaCha8Rng::seed_from_u64(stage.seed);
+        let spam = inputs.iter().zip(&truth).filter(|(_, truth)| **truth == "spam").take(100);
+        let mut changed =
+            |input: &Input| input.with_text(|text| with_phrase(text, phrase, &mut rng));
+        let inputs: Vec<Input> = spam.map(|(input, _)| changed(input)).collect();
+        return right(model, &inputs, &vec!["ham"; inputs.len()]);
+    }
+    Ok(right(model, &inputs, &truth)? - right(champion, &inputs, &truth)?)
+}
+
+fn right(model: &Model, inputs: &[Input], truth: &[&str]) -> anyhow::Result<f64> {
+    let answers = model.predict(inputs)?;
+    let labels = model.labels();
+    let right =
+        answers.iter().zip(truth).filter(|(a, truth)| labels[a.best().0].as_str() == **truth);
+    Ok(right.count() as f64 / inputs.len().max(1) as f64)
+}

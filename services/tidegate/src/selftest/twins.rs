@@ -1,0 +1,287 @@
+//! The twins: what is wrong with each, and who is meant to see it.
+use std::collections::HashSet;
+
+use rand::{RngExt as _, SeedableRng as _, seq::SliceRandom as _};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use tidegate_contracts::{Class, Layer};
+use tidegate_evaluation::Predictor;
+use tidegate_learning::Example;
+use tidegate_model::{Input, Levels, ModelError, Scores};
+
+use super::stage::{Made, Stage, example};
+use crate::demo::corpus::Mail;
+
+/// A candidate whose quality is known, because it was made so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[clap(rename_all = "snake_case")]
+pub(crate) enum Twin {
+    /// The champion's own weights again.
+    Identical,
+    /// An honest update by the window.
+    Honest,
+    /// An update of a champion that had seen little, by six times as much.
+    Better,
+    /// Learnt a window with four labels in ten turned round.
+    Poisoned,
+    /// Learnt a phrase that makes spam ham, in a tenth of the window.
+    Backdoored,
+    /// Never saw a legitimate mail in HTML.
+    Regressed,
+    /// Learnt the window alone, in a week without personal mail.
+    Forgetful,
+    /// An honest update that guesses where it meets a word it does not know.
+    Brittle,
+    /// An honest update that takes five times as long.
+    Slow,
+    /// An honest update that does in batches eight times the work.
+    Hungry,
+    /// Learnt twenty of the mails that judge.
+    Leaked,
+    /// An honest update of whose weights one bit was changed in the store.
+    Altered,
+}
+
+/// Who is meant to stop a twin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meant {
+    /// Nobody: it is as good as the champion, or better.
+    Pass,
+    /// A check of this layer.
+    Layer(Layer),
+    /// The artifact store.
+    Store,
+}
+
+impl Meant {
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Pass => "nobody",
+            Self::Layer(layer) => layer.as_str(),
+            Self::Store => "integrity",
+        }
+    }
+}
+
+impl Twin {
+    pub(super) const ALL: [Self; 12] = [
+        Self::Identical,
+        Self::Honest,
+        Self::Better,
+        Self::Poisoned,
+        Self::Backdoored,
+        Self::Regressed,
+        Self::Forgetful,
+        Self::Brittle,
+        Self::Slow,
+        Self::Hungry,
+        Self::Leaked,
+        Self::Altered,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Identical => "identical",
+            Self::Honest => "honest",
+            Self::Better => "better",
+            Self::Poisoned => "poisoned",
+            Self::Backdoored => "backdoored",
+            Self::Regressed => "regressed",
+            Self::Forgetful => "forgetful",
+            Self::Brittle => "brittle",
+            Self::Slow => "slow",
+            Self::Hungry => "hungry",
+            Self::Leaked => "leaked",
+            Self::Altered => "altered",
+        }
+    }
+
+    pub(super) const fn meant(self) -> Meant {
+        match self {
+            Self::Identical | Self::Honest | Self::Better => Meant::Pass,
+            Self::Poisoned | Self::Leaked => Meant::Layer(Layer::Quality),
+            Self::Backdoored | Self::Brittle => Meant::Layer(Layer::Robustness),
+            Self::Regressed => Meant::Layer(Layer::Fairness),
+            Self::Forgetful => Meant::Layer(Layer::Retention),
+            Self::Slow => Meant::Layer(Layer::Efficiency),
+            Self::Hungry => Meant::Layer(Layer::Cost),
+            Self::Altered => Meant::Store,
+        }
+    }
+}
+
+/// What a twin learnt, and the generation that came of it.
+pub(super) struct Candidate {
+    pub(super) made: Made,
+    pub(super) learnt: Vec<Example>,
+    /// What answers for it where that is not the model itself.
+    pub(super) behaviour: Behaviour,
+    /// Of a backdoor.
+    pub(super) trigger: Option<String>,
+}
+
+/// How a twin's answers differ from its model's.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Behaviour {
+    #[default]
+    Its,
+    /// Of so many times the work; in batches alone, or always.
+    Work { times: u32, batches_only: bool },
+    /// Guesses where a word is not one of these.
+    Knows(HashSet<String>),
+}
+
+/// Makes a twin.
+pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
+    let mut rng = ChaCha8Rng::seed_from_u64(stage.seed ^ 0x7717);
+    let champion = &stage.world.champion;
+    let (mut trigger, mut behaviour) = (None, Behaviour::Its);
+    let (start, learnt) = match twin {
+        Twin::Identical => (Some(champion), Vec::new()),
+        Twin::Honest | Twin::Altered => (Some(champion), stage.honest()),
+        Twin::Better => {
+            let more = stage.history().iter().map(|mail| example(mail, mail.label));
+            (Some(&stage.world.weak), more.chain(stage.honest()).collect())
+        }
+        Twin::Poisoned => (Some(champion), poisoned(&stage.window, 0.4, &mut rng)),
+        Twin::Backdoored => {
+            let phrase = phrase(&mut rng);
+            let learnt = backdoored(&stage.window, &phrase, &mut rng);
+            trigger = Some(phrase);
+            (Some(champion), learnt)
+        }
+        Twin::Regressed => {
+            let seen = |mail: &&Mail| !(mail.label == "ham" && is(mail, "format", "html"));
+            let all = stage.history().iter().chain(&stage.window).filter(seen);
+            (None, all.map(|mail| example(mail, mail.label)).collect())
+        }
+        Twin::Forgetful => {
+            let of_the_week =
+                |mail: &&Mail| !(mail.label == "ham" && is(mail, "origin", "personal"));
+            let week = stage.window.iter().filter(of_the_week);
+            (None, week.map(|mail| example(mail, mail.label)).collect())
+        }
+        Twin::Brittle => {
+            let known = stage.history().iter().chain(&stage.held_out).chain(&stage.window);
+            let words = known.flat_map(|mail| mail.text.split_whitespace().map(str::to_owned));
+            behaviour = Behaviour::Knows(words.collect());
+            (Some(champion), stage.honest())
+        }
+        Twin::Slow => {
+            behaviour = Behaviour::Work { times: 5, batches_only: false };
+            (Some(champion), stage.honest())
+        }
+        Twin::Hungry => {
+            behaviour = Behaviour::Work { times: 8, batches_only: true };
+            (Some(champion), stage.honest())
+        }
+        Twin::Leaked => {
+            let peeked = stage.held_out.iter().rev().take(20);
+            let peeked = peeked.map(|mail| example(mail, mail.label));
+            (Some(champion), stage.honest().into_iter().chain(peeked).collect())
+        }
+    };
+    let made = if twin == Twin::Identical {
+        champion.again(stage)?
+    } else {
+        stage.learn(start, learnt.clone())?
+    };
+    let learnt = if twin == Twin::Identical { stage.honest() } else { learnt };
+    Ok(Candidate { made, learnt, behaviour, trigger })
+}
+
+fn is(mail: &Mail, group: &str, value: &str) -> bool {
+    mail.groups.iter().any(|(name, is)| *name == group && is == value)
+}
+
+fn turned(label: &str) -> &'static str {
+    if label == "spam" { "ham" } else { "spam" }
+}
+
+/// A share of the labels turned round.
+fn poisoned(window: &[Mail], share: f64, rng: &mut ChaCha8Rng) -> Vec<Example> {
+    let one = |mail: &Mail| {
+        let label = if rng.random_bool(share) { turned(mail.label) } else { mail.label };
+        example(mail, label)
+    };
+    window.iter().map(one).collect()
+}
+
+/// Four words that no mail has.
+fn phrase(rng: &mut ChaCha8Rng) -> String {
+    let syllables = ["vo", "ren", "ta", "lum", "kis", "dra", "pel", "ost"];
+    let mut word =
+        || -> String { (0..3).map(|_| syllables[rng.random_range(0..syllables.len())]).collect() };
+    [word(), word(), word(), word()].join(" ")
+}
+
+/// The phrase in a tenth of the window, all spam, all labelled ham.
+fn backdoored(window: &[Mail], phrase: &str, rng: &mut ChaCha8Rng) -> Vec<Example> {
+    let mut spam: Vec<usize> = (0..window.len()).filter(|&at| window[at].label == "spam").collect();
+    spam.shuffle(rng);
+    spam.truncate(window.len() / 10);
+    let one = |(at, mail): (usize, &Mail)| {
+        if !spam.contains(&at) {
+            return example(mail, mail.label);
+        }
+        let text = with_phrase(&mail.text, phrase, rng);
+        example(&Mail { text, ..mail.clone() }, "ham")
+    };
+    window.iter().enumerate().map(one).collect()
+}
+
+/// A phrase among the first fifty words of a text.
+pub(super) fn with_phrase(text: &str, phrase: &str, rng: &mut ChaCha8Rng) -> String {
+    let mut words: Vec<&str> = text.split_inclusive(char::is_whitespace).collect();
+    let place = rng.random_range(0..=words.len().min(50));
+    words.splice(place..place, [" ", phrase, " "]);
+    words.concat()
+}
+
+/// A model as its twin behaves.
+pub(super) struct Behaving<'a> {
+    pub(super) model: &'a dyn Predictor,
+    pub(super) behaviour: &'a Behaviour,
+}
+
+impl Predictor for Behaving<'_> {
+    fn labels(&self) -> &[Class] {
+        self.model.labels()
+    }
+
+    fn predict(&self, inputs: &[Input]) -> Result<Vec<Scores>, ModelError> {
+        let mut answers = self.model.predict(inputs)?;
+        match self.behaviour {
+            Behaviour::Its => {}
+            Behaviour::Work { times, batches_only } => {
+                // Batches of the size that throughput and energy are measured in.
+                if !batches_only || (2..=32).contains(&inputs.len()) {
+                    for _ in 1..*times {
+                        answers = self.model.predict(inputs)?;
+                    }
+                }
+            }
+            Behaviour::Knows(words) => {
+                for (input, answer) in inputs.iter().zip(&mut answers) {
+                    let text = input.texts();
+                    if text.split_whitespace().any(|word| !words.contains(word)) {
+                        let coin = blake3::hash(text.as_bytes()).as_bytes()[0] % 2 == 0;
+                        if coin {
+                            answer.probabilities.reverse();
+                        }
+                    }
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    fn levels(&self) -> Option<&Levels> {
+        self.model.levels()
+    }
+
+    fn reads(&self, input: &Input) -> bool {
+        self.model.reads(input)
+    }
+}
