@@ -3,7 +3,7 @@ use tidegate_contracts::{CheckResult, CheckState, Manifest};
 use tidegate_telemetry::energy::{EnergyMethod, grid_intensity};
 
 use crate::{
-    Baseline, Bound, Check, Groups, Metric, Slice,
+    Baseline, Bound, Check, Groups, Metric, Slice, Under,
     bootstrap::{Bootstrapped, Resampling, bootstrap},
     evidence::{ClassAgreement, Evidence, Table},
     judge::{Finding, Limit, judge, not_judged, rule, words},
@@ -55,7 +55,7 @@ pub(crate) fn run(check: &Check, evidence: &Evidence<'_>) -> CheckResult {
         id: check.id.clone(),
         layer: check.layer,
         metric: check.metric.as_str().to_owned(),
-        slice: slice_name(check),
+        slice: check.place(),
         severity: check.severity,
         state: CheckState::Error,
         candidate: None,
@@ -75,19 +75,6 @@ pub(crate) fn run(check: &Check, evidence: &Evidence<'_>) -> CheckResult {
         Ok(found) => conclude(check, evidence, &found, &mut result),
     }
     result
-}
-
-/// `format`, `overall`, `earlier, characters 0.05`.
-fn slice_name(check: &Check) -> String {
-    let base = match &check.over {
-        Some(over) => over.clone(),
-        None if check.metric.has_slices() => check.slice.to_string(),
-        None => "all".to_owned(),
-    };
-    match check.under {
-        Some(under) => format!("{base}, {} {}", under.kind.as_str(), under.strength),
-        None => base,
-    }
 }
 
 fn conclude(check: &Check, evidence: &Evidence<'_>, found: &Finding, result: &mut CheckResult) {
@@ -125,11 +112,17 @@ fn find(check: &Check, evidence: &Evidence<'_>) -> Found {
         let why = format!("this metric is of {other}");
         return Err(NotJudged::new(CheckState::NotApplicable, 0, why));
     }
+    if let Some(Under::Attacked(attack)) = &check.under
+        && let Some(not) = evidence.attacks.problem(attack)
+    {
+        return Err(NotJudged::new(not.state, 0, not.why.clone()));
+    }
     let perturbs = check.under.is_some() || check.metric.is_robust();
     let all = evidence.of.examples.len();
-    let asked = perturbs && all > 0 && !evidence.perturbed.is_empty();
+    let asked = perturbs && all > 0 && !evidence.of.suite.perturbations().is_empty();
     if asked && table(check, evidence).examples.is_empty() {
-        let why = format!("none of {all} held-out examples has a text that could be perturbed");
+        let part = check.under.map_or("a part", |under| part_in_words(under.part()));
+        let why = format!("none of {all} held-out examples has {part} that could be perturbed");
         return Err(NotJudged::new(CheckState::NotApplicable, 0, why));
     }
     match check.metric.family() {
@@ -141,6 +134,15 @@ fn find(check: &Check, evidence: &Evidence<'_>) -> Found {
         Family::Throughput => throughput(check, evidence, Throughput::rate),
         Family::Energy => energy(check, evidence),
         Family::Training => training(check, evidence),
+    }
+}
+
+fn part_in_words(part: &str) -> &'static str {
+    match part {
+        "text" => "a text",
+        "image" => "a picture",
+        "audio" => "a sound",
+        _ => "features",
     }
 }
 
@@ -158,13 +160,8 @@ fn resampling<'a>(check: &Check, evidence: &Evidence<'_>) -> Resampling<'a> {
 }
 
 fn table<'e>(check: &Check, evidence: &'e Evidence<'_>) -> &'e Table {
-    if check.metric.is_robust() {
-        return &evidence.robust;
-    }
-    let under = check.under.and_then(|under| {
-        evidence.perturbed.iter().find(|(perturbation, _)| *perturbation == under)
-    });
-    under.map_or(&evidence.clean, |(_, table)| table)
+    let found = evidence.tables.get(check.under, check.metric.is_robust());
+    found.unwrap_or(&evidence.clean)
 }
 
 /// Rows of the table that lie in the check's slice.
@@ -211,6 +208,13 @@ fn alone(check: &Check, evidence: &Evidence<'_>) -> Found {
         Metric::Accuracy | Metric::RobustAccuracy => {
             let (right, all) = scored.successes(&rows);
             (right as f64 / all as f64, wilson(right, all, level), "wilson")
+        }
+        Metric::Asr => {
+            let (broken, all) = scored.broken(&rows);
+            if all < check.min_n {
+                return Err(NotJudged::few(all, check.min_n));
+            }
+            (broken as f64 / all as f64, wilson(broken, all, level), "wilson")
         }
         Metric::BalancedAccuracy => {
             let recalls = scored.recalls(&rows);

@@ -248,8 +248,11 @@ fn environment(evidence: &Evidence<'_>) -> BTreeMap<String, String> {
         facts.insert(name.to_owned(), value);
     };
     let all = evidence.of.examples.len();
-    let perturbed = evidence.robust.examples.len();
+    let perturbed = evidence.tables.largest();
     say("sample.perturbed", format!("{perturbed} of {all}: the newest, each class by its share"));
+    for (attack, said) in &evidence.attacks.facts {
+        say(attack, said.clone());
+    }
     let asked = evidence.agreement.asked();
     say("sample.label_agreement", format!("{asked} labels of classes the champion knows"));
     say("sample.label_agreement_unknown", evidence.agreement.unknown.to_string());

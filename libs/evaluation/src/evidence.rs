@@ -5,14 +5,15 @@ use std::{
 };
 
 use tidegate_contracts::{ArtifactHash, Class, Domain, EventId, GenerationId, Manifest, Window};
-use tidegate_model::{Input, Levels, Model, ModelError, Scores};
+use tidegate_model::{Attack, Attacked, Input, Levels, Means, Model, ModelError, Scores, Spread};
 use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod};
 
 use crate::{
-    Classes, EvaluationError, Numbers, Perturbation, Scored, Suite,
+    Classes, EvaluationError, Numbers, Scored, Suite,
+    attacks::{Attacks, Clean, attacked},
     load::{Latency, Pair, Throughput},
     numbers::covers,
-    perturb::seed_of,
+    robust::{Tables, perturbed},
 };
 
 /// Labels of the candidate's window that are put to the champion at most, evenly spread.
@@ -20,9 +21,6 @@ const AGREEMENT_ROWS: usize = 500;
 
 /// Answers of one generation that are remembered at most.
 const REMEMBERED: usize = 50_000;
-
-/// Bytes of a text that are perturbed at most; models read less.
-const PERTURBED_BYTES: usize = 16 << 10;
 
 /// What answers. Judging needs no more of a model.
 pub trait Predictor: Sync {
@@ -43,6 +41,18 @@ pub trait Predictor: Sync {
     /// Whether it reads any part of this input. Only of such it is asked.
     fn reads(&self, _input: &Input) -> bool {
         true
+    }
+
+    /// Answers after an attack on this very model, in order; `classes` are the right ones, by output.
+    /// Nothing of one that cannot be attacked.
+    fn attacked(
+        &self,
+        _inputs: &[Input],
+        _classes: &[usize],
+        _attack: &Attack,
+        _means: &Means<'_>,
+    ) -> Option<Result<Vec<Attacked>, ModelError>> {
+        None
     }
 }
 
@@ -66,6 +76,16 @@ impl Predictor for Model {
 
     fn reads(&self, input: &Input) -> bool {
         Self::reads(self, input)
+    }
+
+    fn attacked(
+        &self,
+        inputs: &[Input],
+        classes: &[usize],
+        attack: &Attack,
+        means: &Means<'_>,
+    ) -> Option<Result<Vec<Attacked>, ModelError>> {
+        Some(Self::attacked(self, inputs, classes, attack, means))
     }
 }
 
@@ -192,7 +212,7 @@ impl Memory {
     }
 }
 
-fn ask(
+pub(crate) fn ask(
     who: &'static str,
     predictor: &dyn Predictor,
     inputs: &[&Input],
@@ -224,7 +244,7 @@ fn no_idea(predictor: &dyn Predictor) -> Scores {
 }
 
 /// Both models' answers to the same inputs.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Table {
     /// The example of each row.
     pub(crate) examples: Vec<usize>,
@@ -265,9 +285,9 @@ impl Agreement {
 pub(crate) struct Evidence<'a> {
     pub(crate) of: Evaluation<'a>,
     pub(crate) clean: Table,
-    pub(crate) perturbed: Vec<(Perturbation, Table)>,
-    /// Right as it is and under every perturbation; on the perturbed examples.
-    pub(crate) robust: Table,
+    /// What checks ask beside the inputs as they are.
+    pub(crate) tables: Tables,
+    pub(crate) attacks: Attacks,
     pub(crate) agreement: Agreement,
     pub(crate) leaked: u64,
     pub(crate) latency: Latency,
@@ -300,8 +320,11 @@ impl<'a> Evidence<'a> {
             let scores = memory.ask("anchor", &anchor, &inputs)?;
             clean.anchor = Some(scored(&of, &classes, anchor.predictor, &clean.examples, &scores)?);
         }
-        let perturbed = perturbed(&of, &classes)?;
-        let robust = robust(&clean, &perturbed);
+        let spread = Spread::of(inputs.iter().copied());
+        let perturbed = perturbed(&of, &classes, &spread)?;
+        let answers = Clean { table: &clean, candidate: &scores, champion: champion.as_deref() };
+        let attacks = attacked(&of, &classes, &spread, answers)?;
+        let tables = Tables::new(&of, &clean, &perturbed, &attacks.tables);
         let agreement = agreement(&of, memory, &clean)?;
         let pair = Pair {
             candidate: of.candidate.predictor,
@@ -322,8 +345,8 @@ impl<'a> Evidence<'a> {
         Ok(Self {
             of,
             clean,
-            perturbed,
-            robust,
+            tables,
+            attacks,
             agreement,
             leaked: leaked as u64,
             latency,
@@ -343,7 +366,7 @@ fn classes(of: &Evaluation<'_>) -> Classes {
     Classes::new(candidate.iter().chain(others).chain(of.examples.iter().map(|e| &e.label)))
 }
 
-fn table(
+pub(crate) fn table(
     of: &Evaluation<'_>,
     classes: &Classes,
     examples: Vec<usize>,
@@ -361,7 +384,7 @@ fn table(
 }
 
 /// What one model said of the examples with these places.
-fn scored(
+pub(crate) fn scored(
     of: &Evaluation<'_>,
     classes: &Classes,
     predictor: &dyn Predictor,
@@ -383,7 +406,11 @@ fn number_of(label: &Class) -> f64 {
 }
 
 /// The newest examples of those that are `wanted`, each class by its share, in order.
-fn newest(of: &Evaluation<'_>, count: usize, wanted: impl Fn(&EvalExample) -> bool) -> Vec<usize> {
+pub(crate) fn newest(
+    of: &Evaluation<'_>,
+    count: usize,
+    wanted: impl Fn(&EvalExample) -> bool,
+) -> Vec<usize> {
     let all: Vec<usize> = (0..of.examples.len()).filter(|&row| wanted(&of.examples[row])).collect();
     if all.len() <= count {
         return all;
@@ -402,75 +429,6 @@ fn newest(of: &Evaluation<'_>, count: usize, wanted: impl Fn(&EvalExample) -> bo
     let mut rows: Vec<usize> = by_class.into_values().flat_map(take).collect();
     rows.sort_unstable();
     rows
-}
-
-/// Both models answer the same perturbed inputs.
-fn perturbed(
-    of: &Evaluation<'_>,
-    classes: &Classes,
-) -> Result<Vec<(Perturbation, Table)>, EvaluationError> {
-    let has_text = |example: &EvalExample| !example.input.texts().is_empty();
-    let rows = newest(of, of.suite.limits().perturbed_rows, has_text);
-    let digest = of.suite.reference().digest;
-    let one = |perturbation: Perturbation| {
-        let change = |&row: &usize| {
-            let example = &of.examples[row];
-            let seed = seed_of(&digest, example.id.as_str(), &perturbation);
-            let change = |text: &str| perturbation.apply(start_of(text, PERTURBED_BYTES), seed);
-            example.input.with_text(change)
-        };
-        let inputs: Vec<Input> = rows.iter().map(change).collect();
-        let inputs: Vec<&Input> = inputs.iter().collect();
-        let candidate = ask("candidate", of.candidate.predictor, &inputs)?;
-        let champion = match of.champion {
-            None => None,
-            Some(champion) => Some(ask("champion", champion.predictor, &inputs)?),
-        };
-        let table = table(of, classes, rows.clone(), &candidate, champion.as_deref())?;
-        Ok((perturbation, table))
-    };
-    of.suite.perturbations().into_iter().map(one).collect()
-}
-
-/// What of `text` fits into `bytes` without cutting a character.
-pub(crate) fn start_of(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
-}
-
-/// A wrong answer under any perturbation counts; `said` is that wrong answer.
-fn robust(clean: &Table, perturbed: &[(Perturbation, Table)]) -> Table {
-    let Some((_, first)) = perturbed.first() else { return Table::default() };
-    let worst = |of: &dyn Fn(&Table) -> Option<Scored>| -> Option<Scored> {
-        let whole = of(clean)?;
-        if let Some(numbers) = &whole.numbers {
-            let tables = perturbed.iter().filter_map(|(_, table)| of(table)?.numbers);
-            let picked = numbers.pick(&first.examples);
-            let worst = tables.fold(picked, |worst, table| worst.worse(&table));
-            return Some(Scored { numbers: Some(worst), ..Scored::default() });
-        }
-        let pick = |values: &[usize]| first.examples.iter().map(|&row| values[row]).collect();
-        let mut worst = Scored {
-            truth: pick(&whole.truth),
-            said: pick(&whole.said),
-            classes: whole.classes,
-            ..Scored::default()
-        };
-        for (_, table) in perturbed {
-            let table = of(table)?;
-            for row in 0..worst.said.len() {
-                if worst.right(row) {
-                    worst.said[row] = table.said[row];
-                }
-            }
-        }
-        Some(worst)
-    };
-    Table {
-        examples: first.examples.clone(),
-        candidate: worst(&|table| Some(table.candidate.clone())).unwrap_or_default(),
-        champion: worst(&|table| table.champion.clone()),
-        anchor: None,
-    }
 }
 
 /// The champion's agreement with labels of classes that it knows: of earlier windows on the

@@ -32,6 +32,7 @@
 //! # Ok::<(), tidegate_evaluation::SuiteError>(())
 //! ```
 
+mod attacks;
 pub mod bootstrap;
 mod check;
 mod error;
@@ -45,8 +46,10 @@ mod metric;
 mod metrics;
 mod numbers;
 mod perturb;
+mod robust;
 pub mod stats;
 mod suite;
+mod under;
 
 pub use error::EvaluationError;
 pub use evaluate::{Refusal, evaluate};
@@ -60,3 +63,4 @@ pub use perturb::{Kind, Perturbation, seed_of};
 pub use suite::{
     Baseline, Bound, Check, Limits, MAX_SUITE_BYTES, Margin, Slice, Suite, SuiteError,
 };
+pub use under::Under;

@@ -3,7 +3,7 @@ use serde::Serialize;
 use tidegate_contracts::{Layer, Severity};
 
 use crate::{
-    Bound, Suite,
+    Bound, Metric, Suite, Under,
     judge::{Limit, rule},
     metric::{Answers, Family},
     stats::{normal_cdf, wilson, z},
@@ -44,7 +44,7 @@ impl Suite {
                 id: check.id.clone(),
                 layer: check.layer,
                 metric: check.metric.as_str().to_owned(),
-                slice: check.over.clone().unwrap_or_else(|| check.slice.to_string()),
+                slice: check.place(),
                 severity: check.severity,
                 rule: rule(check, Limit::new(check, n, 2)),
                 resolution: self.resolution(check, n),
@@ -57,10 +57,21 @@ impl Suite {
             return format!("nothing: {n} examples, {} are needed", check.min_n);
         }
         // The robust layer sees a bounded sample.
-        let capped = check.under.is_some() || check.metric.is_robust();
+        let limits = self.limits();
+        let most = match check.under {
+            Some(Under::Attacked(_)) => limits.attack_rows,
+            Some(_) => limits.perturbed_rows,
+            None if check.metric.is_robust() => limits.perturbed_rows,
+            None => usize::MAX,
+        };
+        let n = n.min(most as u64);
+        if check.metric.has_slices() && n < check.min_n {
+            return format!("nothing: {n} examples at most, {} are needed", check.min_n);
+        }
         // What two models of equal quality differ by is known of shares of right answers only.
-        let counts = check.metric.is_share() && check.metric.answers() == Answers::Classes;
-        let n = if capped { n.min(self.limits().perturbed_rows as u64) } else { n };
+        let counts = check.metric.is_share()
+            && check.metric.answers() == Answers::Classes
+            && !matches!(check.metric, Metric::Asr | Metric::CorruptionError);
         match (check.metric.family(), check.bound) {
             (Family::Quality, Bound::Margin(margin)) if counts => {
                 let error = (DISCORDANCE / n as f64).sqrt();

@@ -21,6 +21,12 @@ pub enum Metric {
     Ece,
     /// Share of examples that are right as they are and under every perturbation of the suite.
     RobustAccuracy,
+    /// Attack success rate: of the examples that are right as they are the share that some
+    /// perturbation of the suite, or the attack of this check, makes wrong.
+    Asr,
+    /// Share of wrong answers over all severities of one kind of corruption; its ratio to the
+    /// champion's is the corruption error of Hendrycks and Dietterich (arXiv 1903.12261).
+    CorruptionError,
     /// Of numbers: mean absolute error, in the unit of the labels.
     Mae,
     /// Of numbers: root of the mean squared error, in the unit of the labels.
@@ -101,6 +107,8 @@ impl Metric {
             Self::Brier => "brier",
             Self::Ece => "ece",
             Self::RobustAccuracy => "robust_accuracy",
+            Self::Asr => "asr",
+            Self::CorruptionError => "corruption_error",
             Self::Mae => "mae",
             Self::Rmse => "rmse",
             Self::MedianAe => "median_ae",
@@ -133,7 +141,9 @@ impl Metric {
             Self::LogLoss => "log loss",
             Self::Brier => "the Brier score",
             Self::Ece => "the calibration error",
-            Self::RobustAccuracy => "accuracy under every perturbation",
+            Self::RobustAccuracy => "accuracy as it is and under every perturbation",
+            Self::Asr => "the share of right answers that turn wrong",
+            Self::CorruptionError => "the share of wrong answers",
             Self::Mae => "the mean absolute error",
             Self::Rmse => "the root mean squared error",
             Self::MedianAe => "the median absolute error",
@@ -187,7 +197,7 @@ impl Metric {
 
     /// Whether it is of the worst answer under all perturbations.
     pub(crate) const fn is_robust(self) -> bool {
-        matches!(self, Self::RobustAccuracy | Self::RobustMae)
+        matches!(self, Self::RobustAccuracy | Self::RobustMae | Self::Asr)
     }
 
     /// Whose answers it can be asked of.
@@ -242,6 +252,8 @@ impl Metric {
             | Self::R2
             | Self::RobustMae
             | Self::IntervalError
+            | Self::Asr
+            | Self::CorruptionError
             | Self::RobustAccuracy => Family::Quality,
             Self::AccuracyGap | Self::MaeGap | Self::DemographicParity | Self::EqualizedOdds => {
                 Family::Gap

@@ -62,6 +62,10 @@ pub struct Scored {
     pub distance: Vec<f64>,
     /// Classes in the common numbering.
     pub classes: usize,
+    /// Where answers are the worst of several: whether it is right on the input as it is.
+    pub was_right: Vec<bool>,
+    /// Of a corruption: at which share of its severities it is wrong.
+    pub errors: Vec<f64>,
     /// Answers that are numbers; all of the above is then empty.
     pub numbers: Option<Numbers>,
 }
@@ -129,6 +133,52 @@ impl Scored {
         self.said[row] == self.truth[row]
     }
 
+    /// The same rows with the worse of both answers: the wrong one, or the one that gives the label
+    /// less; of numbers the larger error.
+    #[must_use]
+    pub fn worse(mut self, other: &Self) -> Self {
+        let rows = self.numbers.as_ref().map_or(self.truth.len(), |numbers| numbers.truth.len());
+        (0..rows).for_each(|row| self.take_worse(row, other, row));
+        self
+    }
+
+    /// The other's answer to this row, where it is the worse one.
+    pub(crate) fn take_worse(&mut self, row: usize, other: &Self, at: usize) {
+        if let (Some(numbers), Some(other)) = (&mut self.numbers, &other.numbers) {
+            return numbers.take_worse(row, other, at);
+        }
+        let rank = |of: &Self, row: usize| (of.right(row), of.likelihood[row]);
+        if rank(other, at) < rank(self, row) {
+            self.said[row] = other.said[at];
+            self.likelihood[row] = other.likelihood[at];
+            self.confidence[row] = other.confidence[at];
+            self.distance[row] = other.distance[at];
+        }
+    }
+
+    /// Only these rows.
+    pub(crate) fn pick(&self, rows: &[usize]) -> Self {
+        if let Some(numbers) = &self.numbers {
+            return Self { numbers: Some(numbers.pick(rows)), ..Self::default() };
+        }
+        let of = |values: &[f64]| rows.iter().map(|&row| values[row]).collect();
+        Self {
+            truth: rows.iter().map(|&row| self.truth[row]).collect(),
+            said: rows.iter().map(|&row| self.said[row]).collect(),
+            likelihood: of(&self.likelihood),
+            confidence: of(&self.confidence),
+            distance: of(&self.distance),
+            classes: self.classes,
+            ..Self::default()
+        }
+    }
+
+    /// Of the rows that were right on inputs as they are: those that are wrong, and all.
+    pub(crate) fn broken(&self, rows: &[usize]) -> (u64, u64) {
+        let was = rows.iter().filter(|&&row| self.was_right[row]);
+        was.fold((0, 0), |(broken, all), &row| (broken + u64::from(!self.right(row)), all + 1))
+    }
+
     /// Right rows and all rows.
     #[must_use]
     pub fn successes(&self, rows: &[usize]) -> (u64, u64) {
@@ -186,6 +236,11 @@ impl Scored {
             Metric::LogLoss => Some(mean(&|row| -self.likelihood[row].clamp(CLIP, 1.0).ln())),
             Metric::Brier => Some(mean(&|row| self.distance[row])),
             Metric::Ece => Some(self.calibration_error(rows)),
+            Metric::Asr => match self.broken(rows) {
+                (_, 0) => None,
+                (broken, all) => Some(broken as f64 / all as f64),
+            },
+            Metric::CorruptionError => Some(mean(&|row| self.errors[row])),
             _ => None,
         }
     }

@@ -83,15 +83,11 @@ impl Numbers {
         }
     }
 
-    /// The same rows with the worse of both answers.
-    #[must_use]
-    pub(crate) fn worse(mut self, other: &Self) -> Self {
-        for row in 0..self.said.len() {
-            if other.error(row) > self.error(row) {
-                (self.said[row], self.covered[row]) = (other.said[row], other.covered[row]);
-            }
+    /// The other's answer to this row, where it is further off.
+    pub(crate) fn take_worse(&mut self, row: usize, other: &Self, at: usize) {
+        if other.error(at) > self.error(row) {
+            (self.said[row], self.covered[row]) = (other.said[at], other.covered[at]);
         }
-        self
     }
 
     /// Only these rows.

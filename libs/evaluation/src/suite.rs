@@ -3,11 +3,13 @@ use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::{ArtifactHash, Layer, Severity, SuiteRef};
+use tidegate_model::Attack;
 
 use crate::{
     Metric,
     metric::Family,
-    perturb::{Kind, Perturbation},
+    perturb::Perturbation,
+    under::{Under, UnderDocument},
 };
 
 /// The largest suite that is read, in bytes.
@@ -56,6 +58,11 @@ pub enum SuiteError {
 pub struct Limits {
     /// Examples that are perturbed: the newest, each class by its share.
     pub perturbed_rows: usize,
+    /// Examples that are attacked, of the same kind.
+    pub attack_rows: usize,
+    /// Milliseconds of all attacks and their controls, both models together. What is not finished is
+    /// inconclusive.
+    pub attack_ms: u64,
     /// Bootstrap resamples.
     pub bootstrap: usize,
     /// Permutations of group labels.
@@ -70,6 +77,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             perturbed_rows: 150,
+            attack_rows: 64,
+            attack_ms: 120_000,
             bootstrap: 1000,
             permutations: 499,
             latency_ms: 400,
@@ -218,8 +227,8 @@ pub struct Check {
     pub slice: Slice,
     /// The group attribute that a gap is measured over.
     pub over: Option<String>,
-    /// How the inputs are perturbed.
-    pub under: Option<Perturbation>,
+    /// What the inputs go through.
+    pub under: Option<Under>,
     /// What it is held against.
     pub bound: Bound,
     /// Whose value that is, where the bound is relative.
@@ -241,10 +250,25 @@ impl Check {
         self.level.unwrap_or(suite.level)
     }
 
+    /// `format`, `overall`, `earlier, characters 0.05`: where it is measured, and under what.
+    #[must_use]
+    pub(crate) fn place(&self) -> String {
+        let base = match &self.over {
+            Some(over) => over.clone(),
+            None if self.metric.has_slices() => self.slice.to_string(),
+            None => "all".to_owned(),
+        };
+        match self.under {
+            Some(under) => format!("{base}, {under}"),
+            None => base,
+        }
+    }
+
     /// Whether its interval is found by resampling.
     fn is_resampled(&self) -> bool {
         match self.metric {
             Metric::Accuracy | Metric::RobustAccuracy => false,
+            Metric::Asr => self.bound.is_relative(),
             Metric::BalancedAccuracy | Metric::AccuracyOverMajority => self.bound.is_relative(),
             metric => matches!(metric.family(), Family::Quality | Family::Gap),
         }
@@ -289,13 +313,6 @@ struct CheckDocument {
     severity: Severity,
     min_n: Option<u64>,
     min_class: Option<u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct UnderDocument {
-    kind: Kind,
-    strength: f64,
 }
 
 /// A validated suite.
@@ -409,9 +426,24 @@ impl Suite {
     #[must_use]
     pub fn perturbations(&self) -> Vec<Perturbation> {
         let mut all: Vec<Perturbation> = Vec::new();
+        let asked = self.checks.iter().filter_map(|check| check.under);
+        for one in asked.flat_map(|under| under.perturbations()) {
+            if !all.contains(&one) {
+                all.push(one);
+            }
+        }
+        all
+    }
+
+    /// Every attack that some check asks for, once.
+    #[must_use]
+    pub fn attacks(&self) -> Vec<Attack> {
+        let mut all: Vec<Attack> = Vec::new();
         for check in &self.checks {
-            if let Some(under) = check.under.filter(|under| !all.contains(under)) {
-                all.push(under);
+            if let Some(Under::Attacked(attack)) = check.under
+                && !all.contains(&attack)
+            {
+                all.push(attack);
             }
         }
         all
@@ -426,6 +458,9 @@ fn check_limits(limits: &Limits) -> Result<(), SuiteError> {
     if !(99..=20_000).contains(&limits.permutations) {
         let found = limits.permutations;
         return field("limits.permutations", format!("is {found}: use 99 to 20000"));
+    }
+    if limits.attack_ms > 7_200_000 {
+        return field("limits.attack_ms", "at most 7200000 (two hours)".to_owned());
     }
     if limits.latency_ms > 600_000 || limits.throughput_ms > 600_000 {
         return field("limits.latency_ms", "at most 600000 (ten minutes) a model pair".to_owned());
@@ -464,16 +499,16 @@ impl CheckDocument {
                 "`over: <group attribute>` belongs to gap metrics, always",
             ));
         }
-        let under = match self.under {
+        let under = match &self.under {
+            None if self.metric == Metric::CorruptionError => {
+                return Err(wrong(&self.id, "corruption_error needs `under: {kind: ...}`"));
+            }
             None => None,
-            Some(_) if family != Family::Quality || self.metric.is_robust() => {
+            Some(_) if family != Family::Quality => {
                 return Err(wrong(&self.id, "`under` belongs to quality metrics"));
             }
-            Some(UnderDocument { kind, strength }) if strength > 0.0 && strength <= 1.0 => {
-                Some(Perturbation { kind, strength })
-            }
-            Some(UnderDocument { strength, .. }) => {
-                return Err(wrong(&self.id, format!("strength {strength}: use above 0, to 1")));
+            Some(under) => {
+                Some(under.validate(self.metric).map_err(|reason| wrong(&self.id, reason))?)
             }
         };
         let default_n = if self.metric.has_slices() { 30 } else { 1 };
@@ -540,7 +575,9 @@ impl CheckDocument {
             (Family::Quality | Family::Gap, Bound::Margin(_)) => {
                 self.metric != Metric::AccuracyOverMajority
             }
-            (Family::Quality, Bound::Ratio(_)) => self.metric.is_error_of_numbers(),
+            (Family::Quality, Bound::Ratio(_)) => {
+                self.metric.is_error_of_numbers() || self.metric == Metric::CorruptionError
+            }
             (Family::Agreement, bound) => matches!(bound, Bound::Ceil(_)),
             (
                 Family::Latency | Family::Throughput | Family::Energy | Family::Training,
