@@ -121,7 +121,7 @@ fn find(check: &Check, evidence: &Evidence<'_>) -> Found {
     let all = evidence.of.examples.len();
     let asked = perturbs && all > 0 && !evidence.of.suite.perturbations().is_empty();
     if asked && table(check, evidence).examples.is_empty() {
-        let part = check.under.map_or("a part", |under| part_in_words(under.part()));
+        let part = part_in_words(check, evidence);
         let why = format!("none of {all} held-out examples has {part} that could be perturbed");
         return Err(NotJudged::new(CheckState::NotApplicable, 0, why));
     }
@@ -137,12 +137,17 @@ fn find(check: &Check, evidence: &Evidence<'_>) -> Found {
     }
 }
 
-fn part_in_words(part: &str) -> &'static str {
-    match part {
-        "text" => "a text",
-        "image" => "a picture",
-        "audio" => "a sound",
-        _ => "features",
+/// What the check's perturbation is of, or all of the suite's together are.
+fn part_in_words(check: &Check, evidence: &Evidence<'_>) -> &'static str {
+    let all = evidence.of.suite.perturbations();
+    let first = all.first().map(|one| one.kind.part());
+    let same = first.filter(|part| all.iter().all(|one| one.kind.part() == *part));
+    match check.under.map(|under| under.part()).or(same) {
+        Some("text") => "a text",
+        Some("image") => "a picture",
+        Some("audio") => "a sound",
+        Some(_) => "features",
+        None => "a part",
     }
 }
 

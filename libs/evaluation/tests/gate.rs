@@ -284,7 +284,7 @@ fn examples_without_a_text_are_judged_and_robustness_says_why_it_is_not() {
     assert_eq!(check(&verdict, "accuracy"), CheckState::Pass);
     let robust: Vec<_> =
         verdict.checks.iter().filter(|check| check.layer == Layer::Robustness).collect();
-    assert_eq!(robust.len(), 2);
+    assert_eq!(robust.len(), 4);
     for check in robust {
         assert_eq!(check.state, CheckState::NotApplicable);
         assert!(check.reason.contains("none of 440 held-out examples has a text"), "{check:?}");

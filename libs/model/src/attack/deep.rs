@@ -9,9 +9,7 @@ use crate::{Batch, Features, Network, ops::Learns};
 /// Slopes of a score over what goes into the network, of all inputs of a batch one behind the other.
 #[derive(Debug, Default)]
 pub(crate) struct Slopes {
-    /// `[batch, classes]`, the wide evidence included.
-    pub(crate) logits: Vec<f32>,
-    /// The score's over them, as it was given.
+    /// Over the logits, `[batch, classes]`, as it was given.
     pub(crate) of_logits: Vec<f32>,
     /// Over patches of pictures and of sounds, `[patches, width]`.
     pub(crate) image: Vec<f32>,
@@ -50,8 +48,7 @@ pub(crate) fn slopes<B: Learns>(
         factors = parts.features.as_mut().map(|(_, factors)| track(factors));
     }
     let logits = network.forward(&batch).logits;
-    let found = floats(logits.clone());
-    let given = of_logits(&found);
+    let given = of_logits(&floats(logits.clone()));
     let weights = Tensor::from_data(TensorData::new(given.clone(), logits.dims()), device);
     let gradients = (logits * weights).sum().backward();
     let of = |tensor: Option<Tensor<B, 2>>| {
@@ -59,7 +56,6 @@ pub(crate) fn slopes<B: Learns>(
         gradient.map(floats).unwrap_or_default()
     };
     Slopes {
-        logits: found,
         of_logits: given,
         image: of(image),
         audio: of(audio),
