@@ -9,11 +9,12 @@ use tidegate_model::{Attack, Attacked, Input, Levels, Means, Model, ModelError, 
 use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod};
 
 use crate::{
-    Classes, EvaluationError, Numbers, Scored, Suite,
+    Check, Classes, EvaluationError, Line, Numbers, Scored, Suite,
     attacks::{Attacks, Clean, attacked},
     load::{Latency, Pair, Throughput},
     numbers::covers,
     robust::{Tables, perturbed},
+    server::Server,
 };
 
 /// Labels of the candidate's window that are put to the champion at most, evenly spread.
@@ -128,6 +129,26 @@ pub struct EvalExample {
     pub fresh: bool,
 }
 
+/// Held-out examples that say the same as training-side ones under other ids.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Copies {
+    /// The same content, but for case and white space: leaks.
+    pub same: HashSet<ExampleKey>,
+    /// Nearly the same text.
+    pub near: Vec<NearCopy>,
+}
+
+/// Two texts that are nearly the same.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NearCopy {
+    /// The one that judges.
+    pub held_out: EventId,
+    /// The one that was trained on.
+    pub trained: String,
+    /// Estimated share of shingles that both have.
+    pub similarity: f64,
+}
+
 /// A generation under judgement, or the one it is compared with.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
@@ -157,10 +178,16 @@ pub struct Evaluation<'a> {
     pub window_labels: &'a [EvalExample],
     /// What was trained on, as far as it is remembered.
     pub trained: &'a HashSet<ExampleKey>,
+    /// Held-out examples that say what was trained on under another id.
+    pub copies: &'a Copies,
     /// What the examples were read from.
     pub window: &'a Window,
+    /// The candidates since the anchor.
+    pub line: Line,
     /// The grid whose carbon intensity is assumed.
     pub region: &'a str,
+    /// How many times the energy of its machines the building takes; 1 or more.
+    pub pue: f64,
     /// Of every random choice.
     pub seed: u64,
 }
@@ -169,6 +196,11 @@ impl Evaluation<'_> {
     /// Whether the candidate answers with numbers.
     pub(crate) fn answers_numbers(&self) -> bool {
         self.candidate.predictor.levels().is_some()
+    }
+
+    /// The confidence level of a check of this candidate.
+    pub(crate) fn level(&self, check: &Check) -> f64 {
+        check.level(self.suite, self.line)
     }
 
     /// Whether champion and anchor answer in the same way, as far as there are any.
@@ -284,6 +316,7 @@ impl Agreement {
 /// All that checks are judged by.
 pub(crate) struct Evidence<'a> {
     pub(crate) of: Evaluation<'a>,
+    pub(crate) classes: Classes,
     pub(crate) clean: Table,
     /// What checks ask beside the inputs as they are.
     pub(crate) tables: Tables,
@@ -292,6 +325,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) leaked: u64,
     pub(crate) latency: Latency,
     pub(crate) throughput: Throughput,
+    /// Where a check asks for it.
+    pub(crate) server: Option<Server>,
     pub(crate) energy_method: EnergyMethod,
 }
 
@@ -339,11 +374,21 @@ impl<'a> Evidence<'a> {
         let latency = Latency::measure(pair, &inputs, Duration::from_millis(limits.latency_ms))?;
         let budget = Duration::from_millis(limits.throughput_ms);
         let throughput = Throughput::measure(pair, &inputs, meter, budget)?;
+        let server = if of.suite.asks_server() {
+            let (qps, budget) = (limits.server_qps.into(), Duration::from_millis(limits.server_ms));
+            Server::measure(pair, &inputs, qps, budget, of.seed)?
+        } else {
+            None
+        };
         let held_out = of.examples.iter();
-        let leaked =
-            held_out.filter(|e| of.trained.contains(&ExampleKey::new(&e.domain, &e.id))).count();
+        let leaks = |example: &&EvalExample| {
+            let key = ExampleKey::new(&example.domain, &example.id);
+            of.trained.contains(&key) || of.copies.same.contains(&key)
+        };
+        let leaked = held_out.filter(leaks).count();
         Ok(Self {
             of,
+            classes,
             clean,
             tables,
             attacks,
@@ -351,6 +396,7 @@ impl<'a> Evidence<'a> {
             leaked: leaked as u64,
             latency,
             throughput,
+            server,
             energy_method: meter.method(),
         })
     }

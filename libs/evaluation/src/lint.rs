@@ -3,10 +3,10 @@ use serde::Serialize;
 use tidegate_contracts::{Layer, Severity};
 
 use crate::{
-    Bound, Metric, Suite, Under,
+    Bound, Line, Metric, Suite, Under,
     judge::{Limit, rule},
     metric::{Answers, Family},
-    stats::{normal_cdf, wilson, z},
+    stats::{normal_cdf, under_needed, wilson, z},
 };
 
 /// Share of examples on which two models of the same quality are taken to differ.
@@ -75,7 +75,7 @@ impl Suite {
         match (check.metric.family(), check.bound) {
             (Family::Quality, Bound::Margin(margin)) if counts => {
                 let error = (DISCORDANCE / n as f64).sqrt();
-                let (reach, margin) = (z(check.level(self)), margin.at(n));
+                let (reach, margin) = (z(check.level(self, Line::default())), margin.at(n));
                 let equal = normal_cdf(margin / error - reach);
                 let surely = (margin + POWER_Z * error).max((reach + POWER_Z) * error);
                 format!(
@@ -86,13 +86,26 @@ impl Suite {
                 )
             }
             (Family::Quality, Bound::Floor(_) | Bound::AboveChance(_)) if counts => {
-                let likely = wilson((0.9 * n as f64) as u64, n, check.level(self));
+                let level = check.level(self, Line::default());
+                let likely = wilson((0.9 * n as f64) as u64, n, level);
                 format!(
                     "knows 90 % to within {:.1} points (n {n})",
                     (likely.high - likely.low) * 50.0
                 )
             }
+            (Family::Server, _) => self.server_resolution(check),
             _ => "depends on the data".to_owned(),
         }
+    }
+
+    /// Whether the load of the suite has as many queries as the quantile needs at least.
+    fn server_resolution(&self, check: &crate::Check) -> String {
+        let limits = self.limits();
+        let planned = limits.server_ms * u64::from(limits.server_qps) / 2000;
+        let q = check.metric.quantile().expect("a latency metric has a quantile");
+        let level = check.level(self, Line::default());
+        let least = 1 + under_needed(1, q, f64::midpoint(1.0, level));
+        let says = if planned < least { "nothing: " } else { "" };
+        format!("{says}about {planned} queries of each of two models, at least {least} are needed")
     }
 }

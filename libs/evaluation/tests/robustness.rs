@@ -7,7 +7,7 @@ use tidegate_contracts::{
     CheckResult, CheckState, Class, Domain, EventId, FeatureValue, Part, Verdict, Window,
 };
 use tidegate_evaluation::{
-    EvalExample, Evaluation, Memory, Predictor, Subject, Suite, evaluate,
+    Copies, EvalExample, Evaluation, Line, Memory, Predictor, Subject, Suite, evaluate,
 };
 use tidegate_model::{Attack, Attacked, Input, Means, Method, ModelError, Scores};
 
@@ -114,8 +114,11 @@ fn judged(suite: &Suite, candidate: &Threshold, champion: Option<&Threshold>) ->
         examples: &examples,
         window_labels: &[],
         trained: &HashSet::new(),
+        copies: &Copies::default(),
         window: &window,
-        region: "world",
+        line: Line::default(),
+        region: "WORLD",
+        pue: 1.0,
         seed: 1,
     };
     evaluate(&evaluation, &mut Memory::default())
