@@ -145,6 +145,10 @@ pub struct CheckResult {
     pub method: String,
     /// Examples it rests on.
     pub n: u64,
+    /// Of a check that failed: how probable that would be by chance, so many checks being made at once
+    /// (Holm).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chance: Option<f64>,
     /// The rule in words, e.g. `L(candidate - champion) > -0.03`.
     pub rule: String,
     /// What happened, in words, with the numbers.
@@ -173,7 +177,8 @@ pub struct DataEvidence {
     pub digest: ArtifactHash,
     /// The curated window they were read from.
     pub window: Window,
-    /// Of the held-out ids, how many the candidate was also trained on. Must be 0.
+    /// Of the held-out examples, how many the candidate was also trained on, by id or by content. Must
+    /// be 0.
     pub leaked: u64,
 }
 

@@ -210,6 +210,33 @@ impl Default for JoinConfig {
     }
 }
 
+impl NearConfig {
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    /// [`CurationError::Config`] names the field.
+    pub fn validate(&self) -> Result<(), CurationError> {
+        if !(self.threshold > 0.0 && self.threshold <= 1.0) {
+            let reason = format!("is {}: above 0 and at most 1 is right", self.threshold);
+            return Err(wrong("near.threshold", reason));
+        }
+        if !(16..=1_024).contains(&self.permutations) {
+            let reason = format!("is {}: 16 to 1024 is right", self.permutations);
+            return Err(wrong("near.permutations", reason));
+        }
+        for (field, value) in [
+            ("near.shingle", self.shingle),
+            ("near.max_shingles", self.max_shingles),
+            ("near.capacity", self.capacity),
+        ] {
+            if value == 0 {
+                return Err(wrong(field, "is 0: at least 1 is right"));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl CurationConfig {
     /// Refuses what cannot work.
     ///
@@ -229,22 +256,12 @@ impl CurationConfig {
         if stages.first() != Some(&Validate) || stages.last() != Some(&Join) {
             return Err(wrong("stages", "`validate` must be the first and `join` the last"));
         }
-        if !(self.near.threshold > 0.0 && self.near.threshold <= 1.0) {
-            let reason = format!("is {}: above 0 and at most 1 is right", self.near.threshold);
-            return Err(wrong("near.threshold", reason));
-        }
-        if !(16..=1_024).contains(&self.near.permutations) {
-            let reason = format!("is {}: 16 to 1024 is right", self.near.permutations);
-            return Err(wrong("near.permutations", reason));
-        }
+        self.near.validate()?;
         if !(0.0..1.0).contains(&self.holdout.fraction) {
             let reason = format!("is {}: from 0 to below 1 is right", self.holdout.fraction);
             return Err(wrong("holdout.fraction", reason));
         }
         for (field, value) in [
-            ("near.shingle", self.near.shingle),
-            ("near.max_shingles", self.near.max_shingles),
-            ("near.capacity", self.near.capacity),
             ("exact.capacity", self.exact.capacity),
             ("join.capacity", self.join.capacity),
             ("join.max_bytes", self.join.max_bytes),

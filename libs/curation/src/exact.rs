@@ -28,7 +28,7 @@ struct Seen {
 }
 
 /// Stands for an event whose content may well come again.
-const NO_CONTENT: u128 = 0;
+pub(crate) const NO_CONTENT: u128 = 0;
 
 /// 128 bits of a BLAKE3 hash over parts that are told apart.
 pub(crate) fn key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u128 {
@@ -43,7 +43,7 @@ pub(crate) fn key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u128 {
 
 /// Hash of what an event says: its normalised text, its pictures, sounds and features. Rows of
 /// features alone are told apart by id only, since equal rows are no mistake.
-fn content_key(event: &Event, normal_text: &str) -> u128 {
+pub(crate) fn content_key(event: &Event, normal_text: &str) -> u128 {
     if event.parts.iter().all(|part| matches!(part, Part::Features(_))) {
         return NO_CONTENT;
     }

@@ -34,6 +34,7 @@ mod config;
 mod exact;
 mod holdout;
 mod join;
+pub mod likeness;
 mod meter;
 mod minhash;
 mod near;

@@ -28,9 +28,9 @@ pub(crate) struct Near {
     buckets: HashMap<u64, Vec<u64>>,
 }
 
-struct Seen {
-    signature: Box<[u16]>,
-    id: Box<str>,
+pub(crate) struct Seen {
+    pub(crate) signature: Box<[u16]>,
+    pub(crate) id: Box<str>,
 }
 
 impl Near {
@@ -45,7 +45,7 @@ impl Near {
         }
     }
 
-    fn signature(&self, text: &str) -> Box<[u16]> {
+    pub(crate) fn signature(&self, text: &str) -> Box<[u16]> {
         let NearConfig { unit, shingle, max_shingles, .. } = self.config;
         self.hashes.signature(&shingles(text, unit, shingle, max_shingles))
     }
@@ -59,7 +59,7 @@ impl Near {
     }
 
     /// The most similar text that reaches the threshold, the oldest of equals.
-    fn find(&self, signature: &[u16]) -> Option<(&Seen, f64)> {
+    pub(crate) fn find(&self, signature: &[u16]) -> Option<(&Seen, f64)> {
         let mut candidates: Vec<u64> = Self::keys(self.banding, signature)
             .filter_map(|key| self.buckets.get(&key))
             .flatten()
@@ -78,7 +78,7 @@ impl Near {
         best
     }
 
-    fn remember(&mut self, seen: Seen) {
+    pub(crate) fn remember(&mut self, seen: Seen) {
         if self.seen.len() == self.config.capacity {
             self.forget_oldest();
         }

@@ -127,7 +127,7 @@ impl Record {
     }
 }
 
-fn normalise(text: &str) -> String {
+pub(crate) fn normalise(text: &str) -> String {
     let mut normal = String::with_capacity(text.len());
     let mut gap = false;
     for c in text.chars() {

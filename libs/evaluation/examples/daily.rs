@@ -9,7 +9,9 @@ use chrono::Utc;
 use tidegate_contracts::{
     Class, Domain, EventId, GenerationId, JobId, JobKind, Manifest, Offset, Partition, Window,
 };
-use tidegate_evaluation::{EvalExample, Evaluation, Memory, Subject, Suite, evaluate};
+use tidegate_evaluation::{
+    Copies, EvalExample, Evaluation, Line, Memory, Subject, Suite, evaluate,
+};
 use tidegate_model::{
     ARCHITECTURE, Architecture, CpuBackend, Device, Input, LABELS, Model, TOKENIZER, Tokenizer,
     WEIGHTS, Weights,
@@ -94,6 +96,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             window_labels: &labels,
             trained: &HashSet::new(),
             window: &manifest.window,
+            line: Line::default(),
+            pue: 1.0,
+            copies: &Copies::default(),
             region: "WORLD",
             seed: 1,
         };

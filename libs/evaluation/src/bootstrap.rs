@@ -1,6 +1,7 @@
-//! Resampling: intervals for any statistic of paired rows, and a permutation test for groups.
+//! Resampling: intervals for any statistic of weighted rows, and a permutation test for groups.
 use rand::{RngExt as _, SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::{Binomial, Distribution as _};
 
 use crate::stats::{Interval, linear_quantile, normal_cdf, normal_quantile};
 
@@ -34,38 +35,138 @@ pub struct Resampling<'a> {
     pub seed: u64,
 }
 
-/// The bootstrap interval of `statistic` over rows `0..n`. A paired statistic computes both
-/// models on the rows it is given, so that pairs stay together. `None` where it is undefined on
-/// all rows, or on more than a tenth of the resamples.
+/// Rows that a statistic cannot tell apart, drawn as one: a metric of a table of counts has few
+/// cells however many examples there are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cells {
+    /// A row of each cell.
+    pub rows: Vec<usize>,
+    /// How many rows it has.
+    pub counts: Vec<u32>,
+    /// The cell of each row.
+    of: Vec<u32>,
+}
+
+impl Cells {
+    /// One cell for each of `rows` rows.
+    #[must_use]
+    pub fn each(rows: usize) -> Self {
+        let of = (0..rows as u32).collect();
+        Self { rows: (0..rows).collect(), counts: vec![1; rows], of }
+    }
+
+    /// Rows of the same key are one cell; cells are in the order of their first rows.
+    #[must_use]
+    pub fn by<K: std::hash::Hash + Eq>(rows: usize, key: impl Fn(usize) -> K) -> Self {
+        let mut numbers = std::collections::HashMap::<K, u32>::new();
+        let mut cells = Self::default();
+        for row in 0..rows {
+            let next = cells.rows.len() as u32;
+            let cell = *numbers.entry(key(row)).or_insert(next);
+            if cell == next {
+                cells.rows.push(row);
+                cells.counts.push(0);
+            }
+            cells.counts[cell as usize] += 1;
+            cells.of.push(cell);
+        }
+        cells
+    }
+
+    /// Weights as they are.
+    fn whole(&self) -> Vec<f64> {
+        self.counts.iter().copied().map(f64::from).collect()
+    }
+}
+
+/// The bootstrap interval of `statistic` over cells, which is given how often each was drawn: for
+/// all rows as often as it has rows. A paired statistic computes both models on what it is given, so
+/// that pairs stay together. `how.strata` are by row; rows of a cell are of one stratum. `None` where
+/// it is undefined on all rows, or on more than a tenth of the resamples.
 pub fn bootstrap(
-    n: usize,
+    cells: &Cells,
     how: Resampling<'_>,
-    statistic: impl Fn(&[usize]) -> Option<f64>,
+    statistic: impl Fn(&[f64]) -> Option<f64>,
 ) -> Option<Bootstrapped> {
-    let all: Vec<usize> = (0..n).collect();
-    let estimate = finite(statistic(&all))?;
-    let groups = strata(n, how.strata);
+    let estimate = finite(statistic(&cells.whole()))?;
+    let strata: Vec<Draw> = strata(cells.of.len(), how.strata)
+        .into_iter()
+        .map(|rows| Draw::new(cells, &rows))
+        .collect();
     let mut rng = ChaCha8Rng::seed_from_u64(how.seed);
-    let mut rows = Vec::with_capacity(n);
+    let mut weights = vec![0.0; cells.rows.len()];
     let mut distribution = Vec::with_capacity(how.count);
     for _ in 0..how.count {
-        rows.clear();
-        for group in &groups {
-            rows.extend((0..group.len()).map(|_| group[rng.random_range(0..group.len())]));
-        }
-        distribution.extend(finite(statistic(&rows)));
+        weights.fill(0.0);
+        strata.iter().for_each(|stratum| stratum.draw(&mut rng, &mut weights));
+        distribution.extend(finite(statistic(&weights)));
     }
     if (distribution.len() as f64) < how.count as f64 * (1.0 - UNDEFINED) {
         return None;
     }
     distribution.sort_by(f64::total_cmp);
-    let left_out = jackknife(n, &statistic);
+    let left_out = jackknife(cells, &statistic);
     let bca = bca(estimate, &distribution, &left_out, how.level);
     let (interval, method) = match bca {
         Some(interval) => (interval, "bootstrap_bca"),
         None => (percentile(&distribution, how.level)?, "bootstrap_percentile"),
     };
     Some(Bootstrapped { estimate, interval, method })
+}
+
+/// Rows a cell from which on numbers of rows are drawn, and not rows.
+const DENSE: usize = 24;
+
+/// How one stratum is drawn: as many rows as it has, with replacement.
+enum Draw {
+    /// Row by row, by the cell of each.
+    Rows(Vec<u32>),
+    /// Cell by cell: of what is left to draw, a binomial share. The same distribution, in time that
+    /// grows with the cells and not with the rows.
+    Cells { rows: u64, shares: Vec<(u32, f64)> },
+}
+
+impl Draw {
+    fn new(cells: &Cells, rows: &[usize]) -> Self {
+        let mut counts = std::collections::BTreeMap::<u32, u64>::new();
+        for &row in rows {
+            *counts.entry(cells.of[row]).or_default() += 1;
+        }
+        if rows.len() < DENSE * counts.len() {
+            return Self::Rows(rows.iter().map(|&row| cells.of[row]).collect());
+        }
+        let mut left = rows.len() as u64;
+        let share = |(cell, count): (u32, u64)| {
+            let share = count as f64 / left as f64;
+            left -= count;
+            (cell, share)
+        };
+        Self::Cells { rows: rows.len() as u64, shares: counts.into_iter().map(share).collect() }
+    }
+
+    fn draw(&self, rng: &mut ChaCha8Rng, weights: &mut [f64]) {
+        match self {
+            Self::Rows(cells) => {
+                let count = cells.len() as u32;
+                for _ in 0..count {
+                    weights[cells[rng.random_range(0..count) as usize] as usize] += 1.0;
+                }
+            }
+            Self::Cells { rows, shares } => {
+                let mut left = *rows;
+                for &(cell, share) in shares {
+                    let drawn = if share >= 1.0 {
+                        left
+                    } else {
+                        let binomial = Binomial::new(left, share);
+                        binomial.expect("a share lies between 0 and 1").sample(rng)
+                    };
+                    weights[cell as usize] += drawn as f64;
+                    left -= drawn;
+                }
+            }
+        }
+    }
 }
 
 fn finite(value: Option<f64>) -> Option<f64> {
@@ -83,14 +184,29 @@ fn strata(n: usize, of: &[usize]) -> Vec<Vec<usize>> {
     groups.into_values().collect()
 }
 
-/// The statistic without each row, or without each of 200 interleaved blocks of rows.
-fn jackknife(n: usize, statistic: impl Fn(&[usize]) -> Option<f64>) -> Vec<f64> {
-    let blocks = n.min(JACKKNIFE_BLOCKS);
+/// The statistic without each row, or without each of 200 interleaved blocks of rows. Rows of one
+/// cell leave the same behind.
+fn jackknife(cells: &Cells, statistic: impl Fn(&[f64]) -> Option<f64>) -> Vec<f64> {
+    let n = cells.of.len();
+    let mut weights = cells.whole();
+    if cells.rows.len() <= JACKKNIFE_BLOCKS {
+        let mut values = Vec::with_capacity(n);
+        for cell in 0..weights.len() {
+            weights[cell] -= 1.0;
+            let value = finite(statistic(&weights));
+            values.extend(value.map(|v| std::iter::repeat_n(v, cells.counts[cell] as usize)));
+            weights[cell] += 1.0;
+        }
+        return values.into_iter().flatten().collect();
+    }
     let without = |block: usize| {
-        let rows: Vec<usize> = (0..n).filter(|row| row % blocks != block).collect();
-        finite(statistic(&rows))
+        let rows = || (block..n).step_by(JACKKNIFE_BLOCKS).map(|row| cells.of[row] as usize);
+        rows().for_each(|cell| weights[cell] -= 1.0);
+        let value = finite(statistic(&weights));
+        rows().for_each(|cell| weights[cell] += 1.0);
+        value
     };
-    (0..blocks).filter_map(without).collect()
+    (0..JACKKNIFE_BLOCKS).filter_map(without).collect()
 }
 
 /// The percentile interval of a sorted bootstrap distribution.

@@ -1,5 +1,5 @@
 //! From everything to a verdict.
-use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, time::Instant};
+use std::{borrow::Cow, collections::BTreeMap, time::Instant};
 
 use chrono::Utc;
 use tidegate_contracts::{
@@ -7,14 +7,15 @@ use tidegate_contracts::{
     GenerationId, Golden, JobId, JobKind, Outcome, Part, Severity, SuiteRef, Verdict, Window,
 };
 use tidegate_model::Input;
-use tidegate_telemetry::energy::{Energy, EnergyMeter, carbon};
+use tidegate_telemetry::energy::{Energy, EnergyMeter, carbon_at, grid_intensity};
 
 use crate::{
-    EvalExample, Evaluation, EvaluationError, Memory, check,
+    EvalExample, Evaluation, EvaluationError, Memory, NearCopy,
+    check::{self, Judged},
     evidence::{Evidence, digest},
     judge::effect,
-    stats::nearest_rank,
-    suite::NO_LEAK,
+    stats::{benjamini_hochberg, holm, nearest_rank, wilson},
+    suite::{NEAR_COPIES, NO_LEAK},
 };
 
 /// Inputs with answers that a gateway repeats before it serves.
@@ -22,6 +23,9 @@ const GOLDEN: usize = 16;
 const GOLDEN_BYTES: usize = 2 << 10;
 /// Of a picture or a sound.
 const GOLDEN_PART_BYTES: usize = 16 << 10;
+
+/// Near copies that a reason names at most.
+const SHOWN_COPIES: usize = 5;
 
 /// Judges a candidate. Never fails: what cannot be measured blocks, and says why. `memory` spares
 /// the models what they have answered before; an empty one changes nothing but the time.
@@ -68,7 +72,7 @@ pub fn evaluate(of: &Evaluation<'_>, memory: &mut Memory) -> Verdict {
             leaked: leaked(&checks),
         },
         checks,
-        energy: energy(stretch.stop(), of.region),
+        energy: energy(stretch.stop(), of.region, of.pue),
         seconds: began.elapsed().as_secs_f64(),
         environment,
         golden,
@@ -114,14 +118,35 @@ fn examine(
     meter: &EnergyMeter,
 ) -> Result<Examined, EvaluationError> {
     let evidence = Evidence::gather(*of, memory, meter)?;
-    let mut checks: Vec<CheckResult> =
+    let judged: Vec<Judged> =
         of.suite.checks().iter().map(|check| check::run(check, &evidence)).collect();
+    let mut checks = by_chance(judged);
     checks.push(no_leak(&evidence));
+    checks.push(near_copies(&evidence));
     let mut facts = environment(&evidence);
     if let Some(anchor) = of.anchor.filter(|_| of.suite.asks_anchor()) {
         facts.insert("anchor".to_owned(), anchor.id.to_hex());
     }
     Ok((checks, golden(of)?, facts))
+}
+
+/// Says of what failed how probable that would be by chance, so many checks being made at once
+/// (Holm; and Benjamini and Hochberg, for lists that may hold a share of chance). It sorts and explains
+/// what failed and decides nothing: a promotion needs every check, so none of them has to be stricter
+/// for there being others.
+fn by_chance(judged: Vec<Judged>) -> Vec<CheckResult> {
+    let known: Vec<f64> = judged.iter().filter_map(|one| one.chance).collect();
+    let mut adjusted = holm(&known).into_iter().zip(benjamini_hochberg(&known));
+    let say = |Judged { mut result, chance }: Judged| {
+        let adjusted = chance.and_then(|_| adjusted.next());
+        if let (CheckState::Fail, Some((holm, hochberg))) = (result.state, adjusted) {
+            let all = known.len();
+            result.reason += &format!("; among {all} checks: Holm p {holm:.3}, BH q {hochberg:.3}");
+            result.chance = Some(holm);
+        }
+        result
+    };
+    judged.into_iter().map(say).collect()
 }
 
 /// Asked of every candidate, whatever the suite says: an evaluation on what was learnt is none.
@@ -141,12 +166,47 @@ fn no_leak(evidence: &Evidence<'_>) -> CheckResult {
         level: 1.0,
         method: "exact".to_owned(),
         n: evidence.of.examples.len() as u64,
+        chance: None,
         rule: "leaked_ids = 0".to_owned(),
         reason: format!(
-            "{leaked} of {} held-out ids were trained on (of {} remembered): none may be",
+            "{leaked} of {} held-out examples were trained on, {} of them under another id (of {} \
+             remembered): none may be",
             evidence.of.examples.len(),
+            evidence.of.copies.same.len(),
             evidence.of.trained.len()
         ),
+    }
+}
+
+/// Texts that say nearly what was trained on are said, for a person to look at: templates and
+/// replies are alike without any leak, so this decides nothing.
+fn near_copies(evidence: &Evidence<'_>) -> CheckResult {
+    let (near, n) = (&evidence.of.copies.near, evidence.of.examples.len() as u64);
+    let pair = |copy: &NearCopy| {
+        format!("{} is like {} ({:.2})", copy.held_out, copy.trained, copy.similarity)
+    };
+    let shown: Vec<String> = near.iter().take(SHOWN_COPIES).map(pair).collect();
+    let (interval, state) = if near.is_empty() {
+        (None, CheckState::Pass)
+    } else {
+        (Some(wilson(near.len() as u64, n, evidence.of.suite.level()).pair()), CheckState::Fail)
+    };
+    CheckResult {
+        id: NEAR_COPIES.to_owned(),
+        severity: Severity::Warn,
+        metric: "near_copies".to_owned(),
+        state,
+        candidate: Some(near.len() as f64 / n.max(1) as f64),
+        interval,
+        method: "minhash".to_owned(),
+        rule: "near_copies = 0".to_owned(),
+        reason: format!(
+            "{} of {n} held-out texts are nearly ones that were trained on{}{}",
+            near.len(),
+            if shown.is_empty() { "" } else { ": " },
+            shown.join(", ")
+        ),
+        ..no_leak(evidence)
     }
 }
 
@@ -176,7 +236,7 @@ const fn gravity(outcome: Outcome) -> u8 {
     }
 }
 
-/// In words, the worst first.
+/// In words, the worst first, of equals the surest.
 fn reasons(checks: &[CheckResult], outcome: Outcome) -> Vec<String> {
     let mut open: Vec<&CheckResult> = checks
         .iter()
@@ -186,7 +246,10 @@ fn reasons(checks: &[CheckResult], outcome: Outcome) -> Vec<String> {
         let failed = matches!(check.state, CheckState::Fail | CheckState::Error);
         (gravity(effect(check.severity, check.state)), failed)
     };
-    open.sort_by_key(|check| Reverse(weight(check)));
+    open.sort_by(|a, b| {
+        let surest = |check: &CheckResult| check.chance.unwrap_or(1.0);
+        weight(b).cmp(&weight(a)).then(surest(a).total_cmp(&surest(b)))
+    });
     let say = |check: &&CheckResult| {
         let said_only = effect(check.severity, check.state) == Outcome::AutoPromote;
         let prefix = if said_only { "for information: " } else { "" };
@@ -232,11 +295,12 @@ fn golden(of: &Evaluation<'_>) -> Result<Vec<Golden>, EvaluationError> {
     Ok(pairs.map(|(input, answer)| input.into_golden(answer.probabilities)).collect())
 }
 
-fn energy(used: Energy, region: &str) -> EnergyEvidence {
+fn energy(used: Energy, region: &str, pue: f64) -> EnergyEvidence {
+    let emitted = |joules| grid_intensity(region).map(|grid| carbon_at(joules, pue, grid));
     EnergyEvidence {
         method: used.method.as_str().to_owned(),
         joules: used.joules,
-        gco2e: used.joules.and_then(|joules| carbon(joules, region)),
+        gco2e: used.joules.and_then(emitted),
         region: region.to_owned(),
     }
 }
@@ -248,12 +312,21 @@ fn environment(evidence: &Evidence<'_>) -> BTreeMap<String, String> {
         facts.insert(name.to_owned(), value);
     };
     let all = evidence.of.examples.len();
-    let perturbed = evidence.robust.examples.len();
+    let perturbed = evidence.tables.largest();
     say("sample.perturbed", format!("{perturbed} of {all}: the newest, each class by its share"));
+    for (attack, said) in &evidence.attacks.facts {
+        say(attack, said.clone());
+    }
     let asked = evidence.agreement.asked();
     say("sample.label_agreement", format!("{asked} labels of classes the champion knows"));
     say("sample.label_agreement_unknown", evidence.agreement.unknown.to_string());
     say("sample.trained_ids", evidence.of.trained.len().to_string());
+    say("pue", evidence.of.pue.to_string());
+    say("error_budget", error_budget(&evidence.of));
+    if let Some(server) = &evidence.server {
+        say("server.lag_p99_ms", format!("{:.3}", server.lag_p99_ms()));
+        say("server.queries", server.candidate.latencies_ms.len().to_string());
+    }
     for (who, samples) in
         [("candidate", &evidence.latency.candidate), ("champion", &evidence.latency.champion)]
     {
@@ -266,6 +339,21 @@ fn environment(evidence: &Evidence<'_>) -> BTreeMap<String, String> {
         }
     }
     facts
+}
+
+/// What the promotions since the anchor may have cost, and what a level would be that keeps it
+/// bounded for ever.
+fn error_budget(of: &Evaluation<'_>) -> String {
+    // One side of the interval errs towards promotion.
+    let (line, alpha) = (of.line, 0.5 * (1.0 - of.suite.level()));
+    format!(
+        "candidate {} since the anchor, {} promoted; at {alpha:.3} each at most {:.2} wrong \
+         promotions are expected of them; e-LOND would test this one at {:.5}",
+        line.judged + 1,
+        line.promoted,
+        line.expected_errors(alpha),
+        line.e_lond(alpha)
+    )
 }
 
 fn machine() -> BTreeMap<String, String> {

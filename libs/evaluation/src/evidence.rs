@@ -5,14 +5,16 @@ use std::{
 };
 
 use tidegate_contracts::{ArtifactHash, Class, Domain, EventId, GenerationId, Manifest, Window};
-use tidegate_model::{Input, Levels, Model, ModelError, Scores};
+use tidegate_model::{Attack, Attacked, Input, Levels, Means, Model, ModelError, Scores, Spread};
 use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod};
 
 use crate::{
-    Classes, EvaluationError, Metric, Numbers, Perturbation, Scored, Suite,
+    Check, Classes, EvaluationError, Line, Metric, Numbers, Scored, Suite,
+    attacks::{Attacks, Clean, attacked},
     load::{Latency, Pair, Throughput},
     numbers::covers,
-    perturb::seed_of,
+    robust::{Tables, perturbed},
+    server::Server,
     triggers::{self, Triggers},
 };
 
@@ -21,9 +23,6 @@ const AGREEMENT_ROWS: usize = 500;
 
 /// Answers of one generation that are remembered at most.
 const REMEMBERED: usize = 50_000;
-
-/// Bytes of a text that are perturbed at most; models read less.
-const PERTURBED_BYTES: usize = 16 << 10;
 
 /// What answers. Judging needs no more of a model.
 pub trait Predictor: Sync {
@@ -44,6 +43,18 @@ pub trait Predictor: Sync {
     /// Whether it reads any part of this input. Only of such it is asked.
     fn reads(&self, _input: &Input) -> bool {
         true
+    }
+
+    /// Answers after an attack on this very model, in order; `classes` are the right ones, by output.
+    /// Nothing of one that cannot be attacked.
+    fn attacked(
+        &self,
+        _inputs: &[Input],
+        _classes: &[usize],
+        _attack: &Attack,
+        _means: &Means<'_>,
+    ) -> Option<Result<Vec<Attacked>, ModelError>> {
+        None
     }
 }
 
@@ -67,6 +78,16 @@ impl Predictor for Model {
 
     fn reads(&self, input: &Input) -> bool {
         Self::reads(self, input)
+    }
+
+    fn attacked(
+        &self,
+        inputs: &[Input],
+        classes: &[usize],
+        attack: &Attack,
+        means: &Means<'_>,
+    ) -> Option<Result<Vec<Attacked>, ModelError>> {
+        Some(Self::attacked(self, inputs, classes, attack, means))
     }
 }
 
@@ -109,6 +130,26 @@ pub struct EvalExample {
     pub fresh: bool,
 }
 
+/// Held-out examples that say the same as training-side ones under other ids.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Copies {
+    /// The same content, but for case and white space: leaks.
+    pub same: HashSet<ExampleKey>,
+    /// Nearly the same text.
+    pub near: Vec<NearCopy>,
+}
+
+/// Two texts that are nearly the same.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NearCopy {
+    /// The one that judges.
+    pub held_out: EventId,
+    /// The one that was trained on.
+    pub trained: String,
+    /// Estimated share of shingles that both have.
+    pub similarity: f64,
+}
+
 /// A generation under judgement, or the one it is compared with.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
@@ -138,10 +179,16 @@ pub struct Evaluation<'a> {
     pub window_labels: &'a [EvalExample],
     /// What was trained on, as far as it is remembered.
     pub trained: &'a HashSet<ExampleKey>,
+    /// Held-out examples that say what was trained on under another id.
+    pub copies: &'a Copies,
     /// What the examples were read from.
     pub window: &'a Window,
+    /// The candidates since the anchor.
+    pub line: Line,
     /// The grid whose carbon intensity is assumed.
     pub region: &'a str,
+    /// How many times the energy of its machines the building takes; 1 or more.
+    pub pue: f64,
     /// Of every random choice.
     pub seed: u64,
 }
@@ -150,6 +197,11 @@ impl Evaluation<'_> {
     /// Whether the candidate answers with numbers.
     pub(crate) fn answers_numbers(&self) -> bool {
         self.candidate.predictor.levels().is_some()
+    }
+
+    /// The confidence level of a check of this candidate.
+    pub(crate) fn level(&self, check: &Check) -> f64 {
+        check.level(self.suite, self.line)
     }
 
     /// Whether champion and anchor answer in the same way, as far as there are any.
@@ -225,7 +277,7 @@ fn no_idea(predictor: &dyn Predictor) -> Scores {
 }
 
 /// Both models' answers to the same inputs.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Table {
     /// The example of each row.
     pub(crate) examples: Vec<usize>,
@@ -265,15 +317,18 @@ impl Agreement {
 /// All that checks are judged by.
 pub(crate) struct Evidence<'a> {
     pub(crate) of: Evaluation<'a>,
+    pub(crate) classes: Classes,
     pub(crate) clean: Table,
-    pub(crate) perturbed: Vec<(Perturbation, Table)>,
-    /// Right as it is and under every perturbation; on the perturbed examples.
-    pub(crate) robust: Table,
+    /// What checks ask beside the inputs as they are.
+    pub(crate) tables: Tables,
+    pub(crate) attacks: Attacks,
     pub(crate) agreement: Agreement,
     pub(crate) triggers: Triggers,
     pub(crate) leaked: u64,
     pub(crate) latency: Latency,
     pub(crate) throughput: Throughput,
+    /// Where a check asks for it.
+    pub(crate) server: Option<Server>,
     pub(crate) energy_method: EnergyMethod,
 }
 
@@ -302,8 +357,11 @@ impl<'a> Evidence<'a> {
             let scores = memory.ask("anchor", &anchor, &inputs)?;
             clean.anchor = Some(scored(&of, &classes, anchor.predictor, &clean.examples, &scores)?);
         }
-        let perturbed = perturbed(&of, &classes)?;
-        let robust = robust(&clean, &perturbed);
+        let spread = Spread::of(inputs.iter().copied());
+        let perturbed = perturbed(&of, &classes, &spread)?;
+        let answers = Clean { table: &clean, candidate: &scores, champion: champion.as_deref() };
+        let attacks = attacked(&of, &classes, &spread, answers)?;
+        let tables = Tables::new(&of, &clean, &perturbed, &attacks.tables);
         let agreement = agreement(&of, memory, &clean)?;
         let triggers = if of.suite.asks(Metric::TriggerSuccess) {
             triggers::scan(&of, memory, &clean.candidate)?
@@ -323,19 +381,30 @@ impl<'a> Evidence<'a> {
         let latency = Latency::measure(pair, &inputs, Duration::from_millis(limits.latency_ms))?;
         let budget = Duration::from_millis(limits.throughput_ms);
         let throughput = Throughput::measure(pair, &inputs, meter, budget)?;
+        let server = if of.suite.asks_server() {
+            let (qps, budget) = (limits.server_qps.into(), Duration::from_millis(limits.server_ms));
+            Server::measure(pair, &inputs, qps, budget, of.seed)?
+        } else {
+            None
+        };
         let held_out = of.examples.iter();
-        let leaked =
-            held_out.filter(|e| of.trained.contains(&ExampleKey::new(&e.domain, &e.id))).count();
+        let leaks = |example: &&EvalExample| {
+            let key = ExampleKey::new(&example.domain, &example.id);
+            of.trained.contains(&key) || of.copies.same.contains(&key)
+        };
+        let leaked = held_out.filter(leaks).count();
         Ok(Self {
             of,
+            classes,
             clean,
-            perturbed,
-            robust,
+            tables,
+            attacks,
             agreement,
             triggers,
             leaked: leaked as u64,
             latency,
             throughput,
+            server,
             energy_method: meter.method(),
         })
     }
@@ -351,7 +420,7 @@ fn classes(of: &Evaluation<'_>) -> Classes {
     Classes::new(candidate.iter().chain(others).chain(of.examples.iter().map(|e| &e.label)))
 }
 
-fn table(
+pub(crate) fn table(
     of: &Evaluation<'_>,
     classes: &Classes,
     examples: Vec<usize>,
@@ -369,7 +438,7 @@ fn table(
 }
 
 /// What one model said of the examples with these places.
-fn scored(
+pub(crate) fn scored(
     of: &Evaluation<'_>,
     classes: &Classes,
     predictor: &dyn Predictor,
@@ -391,7 +460,11 @@ pub(crate) fn number_of(label: &Class) -> f64 {
 }
 
 /// The newest examples of those that are `wanted`, each class by its share, in order.
-fn newest(of: &Evaluation<'_>, count: usize, wanted: impl Fn(&EvalExample) -> bool) -> Vec<usize> {
+pub(crate) fn newest(
+    of: &Evaluation<'_>,
+    count: usize,
+    wanted: impl Fn(&EvalExample) -> bool,
+) -> Vec<usize> {
     let all: Vec<usize> = (0..of.examples.len()).filter(|&row| wanted(&of.examples[row])).collect();
     if all.len() <= count {
         return all;
@@ -410,75 +483,6 @@ fn newest(of: &Evaluation<'_>, count: usize, wanted: impl Fn(&EvalExample) -> bo
     let mut rows: Vec<usize> = by_class.into_values().flat_map(take).collect();
     rows.sort_unstable();
     rows
-}
-
-/// Both models answer the same perturbed inputs.
-fn perturbed(
-    of: &Evaluation<'_>,
-    classes: &Classes,
-) -> Result<Vec<(Perturbation, Table)>, EvaluationError> {
-    let has_text = |example: &EvalExample| !example.input.texts().is_empty();
-    let rows = newest(of, of.suite.limits().perturbed_rows, has_text);
-    let digest = of.suite.reference().digest;
-    let one = |perturbation: Perturbation| {
-        let change = |&row: &usize| {
-            let example = &of.examples[row];
-            let seed = seed_of(&digest, example.id.as_str(), &perturbation);
-            let change = |text: &str| perturbation.apply(start_of(text, PERTURBED_BYTES), seed);
-            example.input.with_text(change)
-        };
-        let inputs: Vec<Input> = rows.iter().map(change).collect();
-        let inputs: Vec<&Input> = inputs.iter().collect();
-        let candidate = ask("candidate", of.candidate.predictor, &inputs)?;
-        let champion = match of.champion {
-            None => None,
-            Some(champion) => Some(ask("champion", champion.predictor, &inputs)?),
-        };
-        let table = table(of, classes, rows.clone(), &candidate, champion.as_deref())?;
-        Ok((perturbation, table))
-    };
-    of.suite.perturbations().into_iter().map(one).collect()
-}
-
-/// What of `text` fits into `bytes` without cutting a character.
-pub(crate) fn start_of(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
-}
-
-/// A wrong answer under any perturbation counts; `said` is that wrong answer.
-fn robust(clean: &Table, perturbed: &[(Perturbation, Table)]) -> Table {
-    let Some((_, first)) = perturbed.first() else { return Table::default() };
-    let worst = |of: &dyn Fn(&Table) -> Option<Scored>| -> Option<Scored> {
-        let whole = of(clean)?;
-        if let Some(numbers) = &whole.numbers {
-            let tables = perturbed.iter().filter_map(|(_, table)| of(table)?.numbers);
-            let picked = numbers.pick(&first.examples);
-            let worst = tables.fold(picked, |worst, table| worst.worse(&table));
-            return Some(Scored { numbers: Some(worst), ..Scored::default() });
-        }
-        let pick = |values: &[usize]| first.examples.iter().map(|&row| values[row]).collect();
-        let mut worst = Scored {
-            truth: pick(&whole.truth),
-            said: pick(&whole.said),
-            classes: whole.classes,
-            ..Scored::default()
-        };
-        for (_, table) in perturbed {
-            let table = of(table)?;
-            for row in 0..worst.said.len() {
-                if worst.right(row) {
-                    worst.said[row] = table.said[row];
-                }
-            }
-        }
-        Some(worst)
-    };
-    Table {
-        examples: first.examples.clone(),
-        candidate: worst(&|table| Some(table.candidate.clone())).unwrap_or_default(),
-        champion: worst(&|table| table.champion.clone()),
-        anchor: None,
-    }
 }
 
 /// The champion's agreement with labels of classes that it knows: of earlier windows on the

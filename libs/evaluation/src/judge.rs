@@ -1,7 +1,10 @@
 //! From numbers to a state and to words.
 use tidegate_contracts::{CheckState, Outcome, Severity};
 
-use crate::{Baseline, Bound, Check, Metric, stats::Interval};
+use crate::{
+    Baseline, Bound, Check, Metric,
+    stats::{Interval, normal_cdf, z},
+};
 
 /// What was found before it is judged.
 #[derive(Debug, Clone, Default)]
@@ -13,7 +16,7 @@ pub(crate) struct Finding {
     pub(crate) interval: Option<Interval>,
     pub(crate) method: &'static str,
     pub(crate) n: u64,
-    /// More words for the reason.
+    /// More of what was seen, for the reason.
     pub(crate) note: String,
 }
 
@@ -58,6 +61,20 @@ pub(crate) fn judge(metric: Metric, limit: Limit, estimate: f64, interval: Inter
     }
 }
 
+/// How probable a value so far beyond the bound would be if the candidate kept to it, a difference
+/// if there were none; normal, by the width of the interval. What failed is sorted by it.
+pub(crate) fn chance(metric: Metric, limit: Limit, found: &Finding, level: f64) -> Option<f64> {
+    let interval = found.interval?;
+    let error = (interval.high - interval.low) / (2.0 * z(level));
+    let beyond = match limit {
+        Limit::AtLeast(floor) => floor - found.estimate,
+        Limit::AtMost(ceil) => found.estimate - ceil,
+        Limit::Loss(_) if metric.higher_is_better() => -found.estimate,
+        Limit::Loss(_) => found.estimate,
+    };
+    (error > 0.0 && error.is_finite()).then(|| normal_cdf(-beyond / error))
+}
+
 /// The rule in symbols: `L` and `U` are the ends of the interval.
 pub(crate) fn rule(check: &Check, limit: Limit) -> String {
     let versus = check.versus.as_str();
@@ -97,6 +114,9 @@ fn signed(metric: Metric, value: f64) -> String {
 
 fn subject(check: &Check) -> String {
     let mut text = check.metric.words().to_owned();
+    if let Some(class) = &check.class {
+        text = format!("{text} of {class}");
+    }
     if let Some(over) = &check.over {
         text = format!("{text} by {over}");
     }

@@ -32,13 +32,17 @@
 //! # Ok::<(), tidegate_evaluation::SuiteError>(())
 //! ```
 
+mod attacks;
 pub mod bootstrap;
 mod check;
+pub mod continual;
+pub mod drift;
 mod error;
 mod evaluate;
 mod evidence;
 mod fairness;
 mod judge;
+mod kernel;
 mod lint;
 pub mod live;
 mod load;
@@ -46,20 +50,28 @@ mod metric;
 mod metrics;
 mod numbers;
 mod perturb;
+mod robust;
 pub mod sequential;
+mod server;
 pub mod stats;
 mod suite;
 mod triggers;
+mod under;
 
 pub use error::EvaluationError;
 pub use evaluate::{Refusal, evaluate};
-pub use evidence::{EvalExample, Evaluation, ExampleKey, Memory, Predictor, Subject};
-pub use fairness::Groups;
+pub use evidence::{
+    Copies, EvalExample, Evaluation, ExampleKey, Memory, NearCopy, Predictor, Subject,
+};
+pub use fairness::{Groups, Rates};
+pub use kernel::{Asked, Bin, reliability};
 pub use lint::LintLine;
 pub use metric::Metric;
 pub use metrics::{Classes, Scored};
 pub use numbers::Numbers;
 pub use perturb::{Kind, Perturbation, seed_of};
+pub use sequential::{EProcess, Harm, Line, Spending};
 pub use suite::{
-    Baseline, Bound, Check, Limits, MAX_SUITE_BYTES, Margin, Slice, Suite, SuiteError,
+    Baseline, Bound, Check, Limits, MAX_SUITE_BYTES, Margin, Slice, Spend, Suite, SuiteError,
 };
+pub use under::Under;

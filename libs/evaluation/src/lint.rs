@@ -3,10 +3,10 @@ use serde::Serialize;
 use tidegate_contracts::{Layer, Severity};
 
 use crate::{
-    Bound, Suite,
+    Bound, Line, Metric, Suite, Under,
     judge::{Limit, rule},
     metric::{Answers, Family},
-    stats::{normal_cdf, wilson, z},
+    stats::{normal_cdf, under_needed, wilson, z},
 };
 
 /// Share of examples on which two models of the same quality are taken to differ.
@@ -44,7 +44,7 @@ impl Suite {
                 id: check.id.clone(),
                 layer: check.layer,
                 metric: check.metric.as_str().to_owned(),
-                slice: check.over.clone().unwrap_or_else(|| check.slice.to_string()),
+                slice: check.place(),
                 severity: check.severity,
                 rule: rule(check, Limit::new(check, n, 2)),
                 resolution: self.resolution(check, n),
@@ -57,14 +57,25 @@ impl Suite {
             return format!("nothing: {n} examples, {} are needed", check.min_n);
         }
         // The robust layer sees a bounded sample.
-        let capped = check.under.is_some() || check.metric.is_robust();
+        let limits = self.limits();
+        let most = match check.under {
+            Some(Under::Attacked(_)) => limits.attack_rows,
+            Some(_) => limits.perturbed_rows,
+            None if check.metric.is_robust() => limits.perturbed_rows,
+            None => usize::MAX,
+        };
+        let n = n.min(most as u64);
+        if check.metric.has_slices() && n < check.min_n {
+            return format!("nothing: {n} examples at most, {} are needed", check.min_n);
+        }
         // What two models of equal quality differ by is known of shares of right answers only.
-        let counts = check.metric.is_share() && check.metric.answers() == Answers::Classes;
-        let n = if capped { n.min(self.limits().perturbed_rows as u64) } else { n };
+        let counts = check.metric.is_share()
+            && check.metric.answers() == Answers::Classes
+            && !matches!(check.metric, Metric::Asr | Metric::CorruptionError);
         match (check.metric.family(), check.bound) {
             (Family::Quality, Bound::Margin(margin)) if counts => {
                 let error = (DISCORDANCE / n as f64).sqrt();
-                let (reach, margin) = (z(check.level(self)), margin.at(n));
+                let (reach, margin) = (z(check.level(self, Line::default())), margin.at(n));
                 let equal = normal_cdf(margin / error - reach);
                 let surely = (margin + POWER_Z * error).max((reach + POWER_Z) * error);
                 format!(
@@ -75,13 +86,26 @@ impl Suite {
                 )
             }
             (Family::Quality, Bound::Floor(_) | Bound::AboveChance(_)) if counts => {
-                let likely = wilson((0.9 * n as f64) as u64, n, check.level(self));
+                let level = check.level(self, Line::default());
+                let likely = wilson((0.9 * n as f64) as u64, n, level);
                 format!(
                     "knows 90 % to within {:.1} points (n {n})",
                     (likely.high - likely.low) * 50.0
                 )
             }
+            (Family::Server, _) => self.server_resolution(check),
             _ => "depends on the data".to_owned(),
         }
+    }
+
+    /// Whether the load of the suite has as many queries as the quantile needs at least.
+    fn server_resolution(&self, check: &crate::Check) -> String {
+        let limits = self.limits();
+        let planned = limits.server_ms * u64::from(limits.server_qps) / 2000;
+        let q = check.metric.quantile().expect("a latency metric has a quantile");
+        let level = check.level(self, Line::default());
+        let least = 1 + under_needed(1, q, f64::midpoint(1.0, level));
+        let says = if planned < least { "nothing: " } else { "" };
+        format!("{says}about {planned} queries of each of two models, at least {least} are needed")
     }
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use tidegate_contracts::Joules;
 use tidegate_model::Input;
-use tidegate_telemetry::energy::EnergyMeter;
+use tidegate_telemetry::energy::{EnergyMeter, per_thousand};
 
 use crate::{
     EvaluationError, Predictor,
-    bootstrap::{Bootstrapped, Resampling, bootstrap},
+    bootstrap::{Bootstrapped, Cells, Resampling, bootstrap},
     stats::{Interval, linear_quantile, nearest_rank, quantile_ranks},
 };
 
@@ -48,17 +48,22 @@ impl<'a> Pair<'a> {
         }
     }
 
-    fn predict(&self, candidate: bool, inputs: &[Input]) -> Result<(), EvaluationError> {
-        let (who, model): (_, &'a dyn Predictor) = match (candidate, self.champion) {
+    /// Whose turn it is.
+    pub(crate) fn who(&self, candidate: bool) -> (&'static str, &'a dyn Predictor) {
+        match (candidate, self.champion) {
             (false, Some(champion)) => ("champion", champion),
             _ => ("candidate", self.candidate),
-        };
+        }
+    }
+
+    fn predict(&self, candidate: bool, inputs: &[Input]) -> Result<(), EvaluationError> {
+        let (who, model) = self.who(candidate);
         model.predict(inputs).map_err(|source| EvaluationError::Model { who, source })?;
         Ok(())
     }
 
     /// What is loaded lazily is loaded before the clock runs.
-    fn warm(&self, inputs: &[Input]) -> Result<(), EvaluationError> {
+    pub(crate) fn warm(&self, inputs: &[Input]) -> Result<(), EvaluationError> {
         for candidate in [true, false] {
             self.predict(candidate, inputs)?;
         }
@@ -122,16 +127,21 @@ impl Latency {
 
     /// The candidate's quantile over the champion's.
     pub(crate) fn ratio(&self, q: f64, how: Resampling<'_>) -> Option<Bootstrapped> {
-        let quantile = |samples: &[[f64; 2]], rounds: &[usize]| {
-            let mut picked: Vec<f64> =
-                rounds.iter().flat_map(|&round| samples[round]).collect::<Vec<_>>();
+        let quantile = |samples: &[[f64; 2]], weights: &[f64]| {
+            let mut picked: Vec<f64> = drawn(weights).flat_map(|round| samples[round]).collect();
             picked.sort_unstable_by(f64::total_cmp);
             linear_quantile(&picked, q)
         };
-        bootstrap(self.champion.len(), how, |rounds| {
-            Some(quantile(&self.candidate, rounds)? / quantile(&self.champion, rounds)?)
+        bootstrap(&Cells::each(self.champion.len()), how, |weights| {
+            Some(quantile(&self.candidate, weights)? / quantile(&self.champion, weights)?)
         })
     }
+}
+
+/// The places that were drawn, each as often as it was.
+fn drawn(weights: &[f64]) -> impl Iterator<Item = usize> {
+    let times = |(place, weight): (usize, &f64)| std::iter::repeat_n(place, *weight as usize);
+    weights.iter().enumerate().flat_map(times)
 }
 
 /// What one model's turns of one round took.
@@ -203,7 +213,7 @@ impl Throughput {
         let joules: Option<Joules> = rounds.iter().map(|&r| blocks[r].joules).sum();
         let predictions: f64 = rounds.iter().map(|&r| blocks[r].predictions).sum();
         let joules = joules.filter(|joules| joules.0 > 0.0)?;
-        Some(1e3 * joules.0 / predictions)
+        Some(per_thousand(joules.0, predictions))
     }
 
     /// A figure of one model, or of the candidate over the champion, with its interval.
@@ -213,9 +223,10 @@ impl Throughput {
         ratio: bool,
         how: Resampling<'_>,
     ) -> Option<Bootstrapped> {
-        bootstrap(self.candidate.len(), how, |rounds| {
-            let candidate = of(&self.candidate, rounds)?;
-            if ratio { Some(candidate / of(&self.champion, rounds)?) } else { Some(candidate) }
+        bootstrap(&Cells::each(self.candidate.len()), how, |weights| {
+            let rounds: Vec<usize> = drawn(weights).collect();
+            let candidate = of(&self.candidate, &rounds)?;
+            if ratio { Some(candidate / of(&self.champion, &rounds)?) } else { Some(candidate) }
         })
     }
 

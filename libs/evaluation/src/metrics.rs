@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use tidegate_contracts::Class;
 use tidegate_model::Scores;
 
-use crate::{EvaluationError, Metric, Numbers, stats::Paired};
+use crate::{
+    Asked, EvaluationError, Metric, Numbers,
+    bootstrap::{Bootstrapped, Cells, Resampling, bootstrap},
+    kernel::{self, Kernel},
+    stats::Paired,
+};
 
-/// Probabilities below this count as this in the log loss, so that one certain error stays finite.
-const CLIP: f64 = f64::EPSILON;
-
-const CALIBRATION_BINS: usize = 15;
+/// A label and what was said of it.
+pub(crate) type Answer = (usize, usize);
 
 /// One numbering of classes for examples and models, whose own label lists may differ.
 #[derive(Debug, Clone, Default)]
@@ -60,8 +63,18 @@ pub struct Scored {
     pub confidence: Vec<f64>,
     /// Squared distance of the probabilities from the label.
     pub distance: Vec<f64>,
+    /// How many classes are likelier than the label; the largest number where the model does
+    /// not know it.
+    pub rank: Vec<u32>,
+    /// Probabilities by row and class in the common numbering; 0 for classes that the model does not
+    /// know.
+    pub probabilities: Vec<f32>,
     /// Classes in the common numbering.
     pub classes: usize,
+    /// Where answers are the worst of several: whether it is right on the input as it is.
+    pub was_right: Vec<bool>,
+    /// Of a corruption: at which share of its severities it is wrong.
+    pub errors: Vec<f64>,
     /// Answers that are numbers; all of the above is then empty.
     pub numbers: Option<Numbers>,
 }
@@ -103,24 +116,39 @@ impl Scored {
 
     fn push(&mut self, numbers: &[usize], truth: usize, p: &[f64]) {
         let (mut best, mut likelihood, mut distance) = (0, 0.0, 0.0);
+        let (mut known, start) = (None, self.probabilities.len());
+        self.probabilities.resize(start + self.classes, 0.0);
         for (output, &probability) in p.iter().enumerate() {
+            self.probabilities[start + numbers[output]] = probability as f32;
             if probability > p[best] {
                 best = output;
             }
             if numbers[output] == truth {
-                likelihood = probability;
+                (likelihood, known) = (probability, Some(output));
                 distance += (1.0 - probability).powi(2);
             } else {
                 distance += probability * probability;
             }
         }
-        if !numbers.contains(&truth) {
+        if known.is_none() {
             distance += 1.0;
         }
+        // Of equals the first is said, so it is the likelier one here too.
+        let likelier = |(output, &other): (usize, &f64)| {
+            known.is_none_or(|at| other > p[at] || (other == p[at] && output < at))
+        };
+        let rank = p.iter().enumerate().filter(|&one| likelier(one)).count();
+        self.rank.push(if known.is_some() { rank as u32 } else { u32::MAX });
         self.said.push(numbers[best]);
         self.likelihood.push(likelihood);
         self.confidence.push(p[best]);
         self.distance.push(distance);
+    }
+
+    /// The probability that a row is given of a class.
+    #[must_use]
+    pub fn probability(&self, row: usize, class: usize) -> f32 {
+        self.probabilities[row * self.classes + class]
     }
 
     /// Whether a row is right.
@@ -129,10 +157,97 @@ impl Scored {
         self.said[row] == self.truth[row]
     }
 
-    /// Right rows and all rows.
+    /// The same rows with the worse of both answers: the wrong one, or the one that gives the label
+    /// less; of numbers the larger error.
     #[must_use]
-    pub fn successes(&self, rows: &[usize]) -> (u64, u64) {
-        (rows.iter().filter(|&&row| self.right(row)).count() as u64, rows.len() as u64)
+    pub fn worse(mut self, other: &Self) -> Self {
+        let rows = self.numbers.as_ref().map_or(self.truth.len(), |numbers| numbers.truth.len());
+        (0..rows).for_each(|row| self.take_worse(row, other, row));
+        self
+    }
+
+    /// The other's answer to this row, where it is the worse one.
+    pub(crate) fn take_worse(&mut self, row: usize, other: &Self, at: usize) {
+        if let (Some(numbers), Some(other)) = (&mut self.numbers, &other.numbers) {
+            return numbers.take_worse(row, other, at);
+        }
+        let rank = |of: &Self, row: usize| (of.right(row), of.likelihood[row]);
+        if rank(other, at) < rank(self, row) {
+            self.said[row] = other.said[at];
+            self.likelihood[row] = other.likelihood[at];
+            self.confidence[row] = other.confidence[at];
+            self.distance[row] = other.distance[at];
+            self.rank[row] = other.rank[at];
+            let (to, from) = (row * self.classes, at * self.classes);
+            self.probabilities[to..to + self.classes]
+                .copy_from_slice(&other.probabilities[from..from + self.classes]);
+        }
+    }
+
+    /// Only these rows.
+    pub(crate) fn pick(&self, rows: &[usize]) -> Self {
+        if let Some(numbers) = &self.numbers {
+            return Self { numbers: Some(numbers.pick(rows)), ..Self::default() };
+        }
+        let of = |values: &[f64]| rows.iter().map(|&row| values[row]).collect();
+        Self {
+            truth: rows.iter().map(|&row| self.truth[row]).collect(),
+            said: rows.iter().map(|&row| self.said[row]).collect(),
+            likelihood: of(&self.likelihood),
+            confidence: of(&self.confidence),
+            distance: of(&self.distance),
+            rank: rows.iter().map(|&row| self.rank[row]).collect(),
+            probabilities: rows
+                .iter()
+                .flat_map(|&row| &self.probabilities[row * self.classes..(row + 1) * self.classes])
+                .copied()
+                .collect(),
+            classes: self.classes,
+            ..Self::default()
+        }
+    }
+
+    /// Of the rows that were right on inputs as they are: those that are wrong, and all.
+    pub(crate) fn broken(&self, rows: &[usize]) -> (u64, u64) {
+        let was = rows.iter().filter(|&&row| self.was_right[row]);
+        was.fold((0, 0), |(broken, all), &row| (broken + u64::from(!self.right(row)), all + 1))
+    }
+
+    /// Whether a row is right by a metric of right and wrong.
+    pub(crate) fn is_hit(&self, metric: Metric, row: usize) -> bool {
+        match metric.places() {
+            1 => self.right(row),
+            places => self.rank[row] < places,
+        }
+    }
+
+    /// Hits and trials of a metric that is a share of them.
+    pub(crate) fn trials(&self, asked: Asked, rows: &[usize]) -> (u64, u64) {
+        let of = |among: &[usize]| -> (u64, u64) {
+            let inside = || rows.iter().filter(|&&row| Some(among[row]) == asked.class);
+            (inside().filter(|&&row| self.right(row)).count() as u64, inside().count() as u64)
+        };
+        match asked.metric {
+            Metric::Precision => of(&self.said),
+            Metric::Recall => of(&self.truth),
+            metric => {
+                let hits = rows.iter().filter(|&&row| self.is_hit(metric, row)).count();
+                (hits as u64, rows.len() as u64)
+            }
+        }
+    }
+
+    /// What one row adds to a metric that is a mean or a median over rows; `None` of others.
+    pub(crate) fn loss(&self, metric: Metric, row: usize) -> Option<f64> {
+        match (metric, &self.numbers) {
+            (Metric::Mae | Metric::RobustMae | Metric::MedianAe, Some(numbers)) => {
+                Some(numbers.error(row))
+            }
+            (Metric::LogLoss, None) => Some(-self.likelihood[row].clamp(kernel::CLIP, 1.0).ln()),
+            (Metric::Brier, None) => Some(self.distance[row]),
+            (Metric::CorruptionError, None) => self.errors.get(row).copied(),
+            _ => None,
+        }
     }
 
     /// Right rows and all rows of every class that is there.
@@ -160,64 +275,83 @@ impl Scored {
         Paired::count(pairs)
     }
 
-    /// A quality metric on `rows`; `None` where it is undefined: no rows, or answers of another kind.
+    /// A quality metric on `rows`; `None` where it is undefined: no rows, nothing of what it divides
+    /// by, or answers of another kind.
     #[must_use]
-    pub fn value(&self, metric: Metric, rows: &[usize]) -> Option<f64> {
-        if let Some(numbers) = &self.numbers {
-            return numbers.value(metric, rows);
-        }
-        if rows.is_empty() {
-            return None;
-        }
-        let mean = |of: &dyn Fn(usize) -> f64| {
-            rows.iter().map(|&row| of(row)).sum::<f64>() / rows.len() as f64
-        };
-        match metric {
-            Metric::Accuracy | Metric::RobustAccuracy => {
-                Some(mean(&|row| f64::from(self.right(row))))
-            }
-            Metric::BalancedAccuracy => {
-                let recalls = self.recalls(rows);
-                let sum: f64 = recalls.iter().map(|&(right, all)| right as f64 / all as f64).sum();
-                Some(sum / recalls.len() as f64)
-            }
-            Metric::AccuracyOverMajority => Some(self.over_majority(rows).difference()),
-            Metric::MacroF1 => Some(self.macro_f1(rows)),
-            Metric::LogLoss => Some(mean(&|row| -self.likelihood[row].clamp(CLIP, 1.0).ln())),
-            Metric::Brier => Some(mean(&|row| self.distance[row])),
-            Metric::Ece => Some(self.calibration_error(rows)),
-            _ => None,
-        }
+    pub fn value(&self, asked: impl Into<Asked>, rows: &[usize]) -> Option<f64> {
+        self.weighed(asked, rows, &vec![1.0; rows.len()])
     }
 
-    /// Over the classes that are seen or said; the F1 of a class that is never hit is 0.
-    fn macro_f1(&self, rows: &[usize]) -> f64 {
-        let mut counts = vec![[0_u32; 3]; self.classes];
-        for &row in rows {
-            counts[self.truth[row]][0] += 1;
-            counts[self.said[row]][1] += 1;
-            counts[self.truth[row]][2] += u32::from(self.right(row));
-        }
-        let (mut sum, mut classes) = (0.0, 0.0);
-        for [seen, said, hit] in counts {
-            if seen + said > 0 {
-                sum += 2.0 * f64::from(hit) / f64::from(seen + said);
-                classes += 1.0;
-            }
-        }
-        sum / classes
+    /// The same where each of `rows` counts as often as its weight says.
+    #[must_use]
+    pub fn weighed(&self, asked: impl Into<Asked>, rows: &[usize], weights: &[f64]) -> Option<f64> {
+        Kernel::new(self, asked.into(), rows).value(weights)
     }
 
-    /// Bins `[k/15, (k+1)/15)`, the last one closed; by the likeliest class.
-    fn calibration_error(&self, rows: &[usize]) -> f64 {
-        let mut bins = [(0.0, 0.0); CALIBRATION_BINS];
-        for &row in rows {
-            let bin = (self.confidence[row] * CALIBRATION_BINS as f64) as usize;
-            let (confidence, right) = &mut bins[bin.min(CALIBRATION_BINS - 1)];
-            *confidence += self.confidence[row];
-            *right += f64::from(self.right(row));
-        }
-        bins.iter().map(|(confidence, right)| (confidence - right).abs()).sum::<f64>()
-            / rows.len() as f64
+    /// The metric of one model with its bootstrap interval.
+    #[must_use]
+    pub fn interval(
+        &self,
+        asked: impl Into<Asked>,
+        rows: &[usize],
+        how: Resampling<'_>,
+    ) -> Option<Bootstrapped> {
+        resampled(&[self], asked.into(), rows, how, |values| values[0])
     }
+
+    /// By how much the metric lies above a baseline's on the same rows, with its interval.
+    #[must_use]
+    pub fn difference(
+        &self,
+        baseline: &Self,
+        asked: impl Into<Asked>,
+        rows: &[usize],
+        how: Resampling<'_>,
+    ) -> Option<Bootstrapped> {
+        resampled(&[self, baseline], asked.into(), rows, how, |values| values[0] - values[1])
+    }
+
+    /// How many times a baseline's the metric is, with its interval; of errors, two that are 0 are
+    /// alike.
+    #[must_use]
+    pub fn ratio(
+        &self,
+        baseline: &Self,
+        asked: impl Into<Asked>,
+        rows: &[usize],
+        how: Resampling<'_>,
+    ) -> Option<Bootstrapped> {
+        resampled(&[self, baseline], asked.into(), rows, how, |values| {
+            if values[0] == values[1] { 1.0 } else { values[0] / values[1] }
+        })
+    }
+}
+
+/// What is made of one metric of each model. Rows that all models answered alike are drawn as one
+/// where the metric is of counts.
+fn resampled(
+    models: &[&Scored],
+    asked: Asked,
+    rows: &[usize],
+    how: Resampling<'_>,
+    of: impl Fn(&[f64]) -> f64,
+) -> Option<Bootstrapped> {
+    let cell = |place: usize| -> Option<Vec<Answer>> {
+        models.iter().map(|scored| kernel::cell(scored, asked.metric, rows[place])).collect()
+    };
+    let cells = if rows.is_empty() || cell(0).is_none() {
+        Cells::each(rows.len())
+    } else {
+        Cells::by(rows.len(), cell)
+    };
+    let picked: Vec<usize> = cells.rows.iter().map(|&place| rows[place]).collect();
+    let kernels: Vec<Kernel<'_>> =
+        models.iter().map(|scored| Kernel::new(scored, asked, &picked)).collect();
+    bootstrap(&cells, how, |weights| {
+        let mut values = [0.0; 2];
+        for (value, kernel) in values.iter_mut().zip(&kernels) {
+            *value = kernel.value(weights)?;
+        }
+        Some(of(&values))
+    })
 }

@@ -1,7 +1,7 @@
 //! Quality metrics of answers that are numbers, on any choice of rows.
 use tidegate_model::{INTERVAL, Levels, Scores};
 
-use crate::{EvaluationError, Metric, stats::linear_quantile};
+use crate::{EvaluationError, Metric};
 
 /// What a regressor said about examples whose number is known. By row.
 #[derive(Debug, Clone, Default)]
@@ -52,46 +52,11 @@ impl Numbers {
         (self.said[row] - self.truth[row]).abs()
     }
 
-    /// A metric of numbers on `rows`; `None` where it is undefined: no rows, or for
-    /// [`Metric::R2`] the same number in all.
-    #[must_use]
-    pub fn value(&self, metric: Metric, rows: &[usize]) -> Option<f64> {
-        if rows.is_empty() {
-            return None;
+    /// The other's answer to this row, where it is further off.
+    pub(crate) fn take_worse(&mut self, row: usize, other: &Self, at: usize) {
+        if other.error(at) > self.error(row) {
+            (self.said[row], self.covered[row]) = (other.said[at], other.covered[at]);
         }
-        let mean = |of: &dyn Fn(usize) -> f64| {
-            rows.iter().map(|&row| of(row)).sum::<f64>() / rows.len() as f64
-        };
-        let square = |row: usize| self.error(row).powi(2);
-        match metric {
-            Metric::Mae | Metric::RobustMae => Some(mean(&|row| self.error(row))),
-            Metric::Rmse => Some(mean(&square).sqrt()),
-            Metric::MedianAe => {
-                let mut errors: Vec<f64> = rows.iter().map(|&row| self.error(row)).collect();
-                errors.sort_by(f64::total_cmp);
-                linear_quantile(&errors, 0.5)
-            }
-            Metric::R2 => {
-                let centre = mean(&|row| self.truth[row]);
-                let spread = mean(&|row| (self.truth[row] - centre).powi(2));
-                (spread > 0.0).then(|| 1.0 - mean(&square) / spread)
-            }
-            Metric::IntervalError => {
-                Some((mean(&|row| f64::from(self.covered[row])) - INTERVAL).abs())
-            }
-            _ => None,
-        }
-    }
-
-    /// The same rows with the worse of both answers.
-    #[must_use]
-    pub(crate) fn worse(mut self, other: &Self) -> Self {
-        for row in 0..self.said.len() {
-            if other.error(row) > self.error(row) {
-                (self.said[row], self.covered[row]) = (other.said[row], other.covered[row]);
-            }
-        }
-        self
     }
 
     /// Only these rows.
@@ -102,6 +67,50 @@ impl Numbers {
             said: rows.iter().map(|&row| self.said[row]).collect(),
             covered: rows.iter().map(|&row| self.covered[row]).collect(),
         }
+    }
+}
+
+/// A metric of numbers, each row counting as often as its weight says; `None` where it is undefined:
+/// for [`Metric::R2`] the same number in all, for [`Metric::Mape`] a number that is 0. `order` has the
+/// places of `rows` from the largest error for [`Metric::MedianAe`].
+pub(crate) fn weighed(
+    numbers: &Numbers,
+    metric: Metric,
+    rows: &[usize],
+    order: &[u32],
+    weights: &[f64],
+) -> Option<f64> {
+    let total: f64 = weights.iter().sum();
+    let mean = |of: &dyn Fn(usize) -> f64| {
+        rows.iter().zip(weights).map(|(&row, weight)| weight * of(row)).sum::<f64>() / total
+    };
+    let square = |row: usize| numbers.error(row).powi(2);
+    match metric {
+        Metric::Rmse => Some(mean(&square).sqrt()),
+        Metric::Mape => Some(mean(&|row| numbers.error(row) / numbers.truth[row].abs()))
+            .filter(|value| value.is_finite()),
+        Metric::MedianAe => {
+            let at = |place: u32| numbers.error(rows[place as usize]);
+            // The error that half of the weight lies above, and the one that half lies below.
+            let half = |order: &mut dyn Iterator<Item = &u32>| {
+                let mut above = 0.0;
+                order.copied().find(|&place| {
+                    above += weights[place as usize];
+                    above >= total / 2.0
+                })
+            };
+            let (high, low) = (half(&mut order.iter())?, half(&mut order.iter().rev())?);
+            Some(f64::midpoint(at(high), at(low)))
+        }
+        Metric::R2 => {
+            let centre = mean(&|row| numbers.truth[row]);
+            let spread = mean(&|row| (numbers.truth[row] - centre).powi(2));
+            (spread > 0.0).then(|| 1.0 - mean(&square) / spread)
+        }
+        Metric::IntervalError => {
+            Some((mean(&|row| f64::from(numbers.covered[row])) - INTERVAL).abs())
+        }
+        _ => None,
     }
 }
 

@@ -2,12 +2,14 @@
 use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
-use tidegate_contracts::{ArtifactHash, Layer, Severity, SuiteRef};
+use tidegate_contracts::{ArtifactHash, Class, Layer, Severity, SuiteRef};
+use tidegate_model::Attack;
 
 use crate::{
-    Metric,
+    Line, Metric, Spending,
     metric::Family,
-    perturb::{Kind, Perturbation},
+    perturb::Perturbation,
+    under::{Under, UnderDocument},
 };
 
 /// The largest suite that is read, in bytes.
@@ -22,6 +24,9 @@ const LEVELS: std::ops::RangeInclusive<f64> = 0.5..=0.9999;
 
 /// The check that no suite can leave out: nothing held out was trained on.
 pub(crate) const NO_LEAK: &str = "no-leak";
+
+/// And the one that looks for texts that are nearly what was trained on.
+pub(crate) const NEAR_COPIES: &str = "near-copies";
 
 /// What is wrong with a suite.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +61,11 @@ pub enum SuiteError {
 pub struct Limits {
     /// Examples that are perturbed: the newest, each class by its share.
     pub perturbed_rows: usize,
+    /// Examples that are attacked, of the same kind.
+    pub attack_rows: usize,
+    /// Milliseconds of all attacks and their controls, both models together. What is not finished is
+    /// inconclusive.
+    pub attack_ms: u64,
     /// Bootstrap resamples.
     pub bootstrap: usize,
     /// Permutations of group labels.
@@ -64,16 +74,25 @@ pub struct Limits {
     pub latency_ms: u64,
     /// Milliseconds of predictions in batches, both models together.
     pub throughput_ms: u64,
+    /// Milliseconds of predictions that arrive at random, both models together; only spent where a
+    /// check asks for it.
+    pub server_ms: u64,
+    /// How many of them arrive each second.
+    pub server_qps: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             perturbed_rows: 150,
+            attack_rows: 64,
+            attack_ms: 120_000,
             bootstrap: 1000,
             permutations: 499,
             latency_ms: 400,
             throughput_ms: 400,
+            server_ms: 10_000,
+            server_qps: 100,
         }
     }
 }
@@ -218,35 +237,84 @@ pub struct Check {
     pub slice: Slice,
     /// The group attribute that a gap is measured over.
     pub over: Option<String>,
-    /// How the inputs are perturbed.
-    pub under: Option<Perturbation>,
+    /// What the inputs go through.
+    pub under: Option<Under>,
     /// What it is held against.
     pub bound: Bound,
     /// Whose value that is, where the bound is relative.
     pub versus: Baseline,
     level: Option<f64>,
+    /// The class that it is of, where it is of one.
+    pub class: Option<Class>,
+    /// Of shares: an interval that covers as often as its level says whatever the share is, and not
+    /// on average only (Clopper and Pearson).
+    pub exact: bool,
+    /// How the error is spent over a line of candidates.
+    pub spend: Option<Spend>,
     /// What a failure does.
     pub severity: Severity,
-    /// Fewer examples are not enough. For a gap: in each group.
+    /// Fewer examples are not enough. For a gap: in each group. For drift: on each side.
     pub min_n: u64,
-    /// For [`Metric::EqualizedOdds`]: fewer positives or negatives in a group are not enough. For
-    /// [`Metric::LabelAgreementDrop`]: fewer earlier examples of a class are not enough.
+    /// For [`Metric::EqualizedOdds`] and [`Metric::EqualOpportunity`]: fewer positives or negatives in
+    /// a group are not enough. For [`Metric::LabelAgreementDrop`]: fewer earlier examples of a class
+    /// are not enough. For metrics of one class: fewer examples of it are not enough.
     pub min_class: u64,
 }
 
+/// How a check against the anchor, which every candidate of a line is asked, spends its error over
+/// that line: all looks together err as often as its level says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spend {
+    /// More at the end, or evenly.
+    pub function: Spending,
+    /// For how many candidates it must last.
+    pub looks: u64,
+}
+
 impl Check {
-    /// The confidence level of its interval: its own, or the suite's.
+    /// The confidence level of its interval: its own, or the suite's; where the error is spent over a
+    /// line, what is left to a candidate at this place of it.
     #[must_use]
-    pub fn level(&self, suite: &Suite) -> f64 {
-        self.level.unwrap_or(suite.level)
+    pub fn level(&self, suite: &Suite, line: Line) -> f64 {
+        let level = self.level.unwrap_or(suite.level);
+        match self.spend {
+            None => level,
+            Some(Spend { function, looks }) => {
+                let share = function.at_look(1.0 - level, line.judged + 1, looks);
+                // Beyond this nothing is told apart from certainty.
+                (1.0 - share).min(1.0 - 1e-12)
+            }
+        }
+    }
+
+    /// `format`, `overall`, `earlier, characters 0.05`, `class spam, fresh`: where it is measured, and
+    /// under what.
+    pub(crate) fn place(&self) -> String {
+        let mut place = match &self.over {
+            Some(over) => over.clone(),
+            None if self.metric.has_slices() => self.slice.to_string(),
+            None => "all".to_owned(),
+        };
+        if let Some(class) = &self.class {
+            place = format!("class {class}, {place}");
+        }
+        match self.under {
+            Some(under) => format!("{place}, {under}"),
+            None => place,
+        }
     }
 
     /// Whether its interval is found by resampling.
     fn is_resampled(&self) -> bool {
         match self.metric {
-            Metric::Accuracy | Metric::RobustAccuracy => false,
-            Metric::BalancedAccuracy | Metric::AccuracyOverMajority => self.bound.is_relative(),
-            metric => matches!(metric.family(), Family::Quality | Family::Gap),
+            metric if metric.is_right_or_wrong() => false,
+            Metric::Asr
+            | Metric::Precision
+            | Metric::Recall
+            | Metric::BalancedAccuracy
+            | Metric::AccuracyOverMajority => self.bound.is_relative(),
+            metric => matches!(metric.family(), Family::Quality | Family::Gap | Family::Drift),
         }
     }
 }
@@ -286,16 +354,13 @@ struct CheckDocument {
     margin: Option<Margin>,
     ratio: Option<f64>,
     level: Option<f64>,
+    class: Option<Class>,
+    #[serde(default)]
+    exact: bool,
+    spend: Option<Spend>,
     severity: Severity,
     min_n: Option<u64>,
     min_class: Option<u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct UnderDocument {
-    kind: Kind,
-    strength: f64,
 }
 
 /// A validated suite.
@@ -411,13 +476,34 @@ impl Suite {
         self.checks.iter().any(|check| check.metric == metric)
     }
 
+    /// Whether some check asks for predictions under a load that does not wait.
+    #[must_use]
+    pub fn asks_server(&self) -> bool {
+        self.checks.iter().any(|check| check.metric.family() == Family::Server)
+    }
+
     /// Every perturbation that some check asks for, once.
     #[must_use]
     pub fn perturbations(&self) -> Vec<Perturbation> {
         let mut all: Vec<Perturbation> = Vec::new();
+        let asked = self.checks.iter().filter_map(|check| check.under);
+        for one in asked.flat_map(|under| under.perturbations()) {
+            if !all.contains(&one) {
+                all.push(one);
+            }
+        }
+        all
+    }
+
+    /// Every attack that some check asks for, once.
+    #[must_use]
+    pub fn attacks(&self) -> Vec<Attack> {
+        let mut all: Vec<Attack> = Vec::new();
         for check in &self.checks {
-            if let Some(under) = check.under.filter(|under| !all.contains(under)) {
-                all.push(under);
+            if let Some(Under::Attacked(attack)) = check.under
+                && !all.contains(&attack)
+            {
+                all.push(attack);
             }
         }
         all
@@ -433,8 +519,19 @@ fn check_limits(limits: &Limits) -> Result<(), SuiteError> {
         let found = limits.permutations;
         return field("limits.permutations", format!("is {found}: use 99 to 20000"));
     }
+    if limits.attack_ms > 7_200_000 {
+        return field("limits.attack_ms", "at most 7200000 (two hours)".to_owned());
+    }
     if limits.latency_ms > 600_000 || limits.throughput_ms > 600_000 {
         return field("limits.latency_ms", "at most 600000 (ten minutes) a model pair".to_owned());
+    }
+    if !(100..=600_000).contains(&limits.server_ms) {
+        let found = limits.server_ms;
+        return field("limits.server_ms", format!("is {found}: use 100 to 600000 (ten minutes)"));
+    }
+    if !(1..=10_000).contains(&limits.server_qps) {
+        let found = limits.server_qps;
+        return field("limits.server_qps", format!("is {found}: use 1 to 10000 a second"));
     }
     Ok(())
 }
@@ -445,7 +542,7 @@ fn wrong(id: &str, reason: impl Into<String>) -> SuiteError {
 
 impl CheckDocument {
     fn validate(self) -> Result<Check, SuiteError> {
-        if self.id == NO_LEAK {
+        if [NO_LEAK, NEAR_COPIES].contains(&self.id.as_str()) {
             return Err(wrong(&self.id, "this check is made of every candidate: leave it out"));
         }
         if self.id.is_empty() || self.id.len() > 100 {
@@ -470,19 +567,20 @@ impl CheckDocument {
                 "`over: <group attribute>` belongs to gap metrics, always",
             ));
         }
-        let under = match self.under {
+        let under = match &self.under {
+            None if self.metric == Metric::CorruptionError => {
+                return Err(wrong(&self.id, "corruption_error needs `under: {kind: ...}`"));
+            }
             None => None,
-            Some(_) if family != Family::Quality || self.metric.is_robust() => {
+            Some(_) if family != Family::Quality => {
                 return Err(wrong(&self.id, "`under` belongs to quality metrics"));
             }
-            Some(UnderDocument { kind, strength }) if strength > 0.0 && strength <= 1.0 => {
-                Some(Perturbation { kind, strength })
-            }
-            Some(UnderDocument { strength, .. }) => {
-                return Err(wrong(&self.id, format!("strength {strength}: use above 0, to 1")));
+            Some(under) => {
+                Some(under.validate(self.metric).map_err(|reason| wrong(&self.id, reason))?)
             }
         };
-        let default_n = if self.metric.has_slices() { 30 } else { 1 };
+        self.options_fit(&bound)?;
+        let default_n = if self.metric.has_slices() || family == Family::Drift { 30 } else { 1 };
         Ok(Check {
             id: self.id,
             layer: self.layer,
@@ -493,6 +591,9 @@ impl CheckDocument {
             bound,
             versus: self.versus.unwrap_or_default(),
             level: self.level,
+            class: self.class,
+            exact: self.exact,
+            spend: self.spend,
             severity: self.severity,
             min_n: self.min_n.unwrap_or(default_n),
             min_class: self.min_class.unwrap_or(10),
@@ -539,6 +640,33 @@ impl CheckDocument {
         Ok(bound)
     }
 
+    /// Options that only some metrics have.
+    fn options_fit(&self, bound: &Bound) -> Result<(), SuiteError> {
+        let metric = self.metric;
+        if self.class.is_some() != metric.is_of_class()
+            && !(self.class.is_some() && metric.takes_class())
+        {
+            let need = "`class: <name>` belongs to precision, recall, f1, f2, benefit_entropy and \
+                        benefit_theil, always, and may be given to auroc and auprc";
+            return Err(wrong(&self.id, need));
+        }
+        if self.exact && (bound.is_relative() || !metric.is_counted()) {
+            let need = "`exact` belongs to shares that are counted (accuracy, robust_accuracy, \
+                        top-k accuracy, precision, recall) with a floor";
+            return Err(wrong(&self.id, need));
+        }
+        let Some(spend) = self.spend else { return Ok(()) };
+        if self.versus != Some(Baseline::Anchor) || !metric.is_right_or_wrong() {
+            let need = "`spend` belongs to accuracy and top-k accuracy with `versus: anchor`: only a \
+                        line of candidates has looks to spend over, and resamples do not reach so far";
+            return Err(wrong(&self.id, need));
+        }
+        if !(2..=10_000).contains(&spend.looks) {
+            return Err(wrong(&self.id, format!("spend.looks is {}: use 2 to 10000", spend.looks)));
+        }
+        Ok(())
+    }
+
     fn bound_fits(&self, bound: &Bound) -> Result<(), SuiteError> {
         let higher = self.metric.higher_is_better();
         let fits = match (self.metric.family(), bound) {
@@ -546,10 +674,18 @@ impl CheckDocument {
             (Family::Quality | Family::Gap, Bound::Margin(_)) => {
                 self.metric != Metric::AccuracyOverMajority
             }
-            (Family::Quality, Bound::Ratio(_)) => self.metric.is_error_of_numbers(),
-            (Family::Agreement | Family::Trigger, bound) => matches!(bound, Bound::Ceil(_)),
+            (Family::Quality, Bound::Ratio(_)) => {
+                self.metric.is_error_of_numbers() || self.metric == Metric::CorruptionError
+            }
+            (Family::Agreement | Family::Drift | Family::Trigger, bound) => {
+                matches!(bound, Bound::Ceil(_))
+            }
             (
-                Family::Latency | Family::Throughput | Family::Energy | Family::Training,
+                Family::Latency
+                | Family::Server
+                | Family::Throughput
+                | Family::Energy
+                | Family::Training,
                 Bound::Ratio(_),
             ) => true,
             (_, Bound::Floor(_)) => higher,

@@ -15,8 +15,9 @@ use tidegate_model::Input;
 
 use crate::{
     EvalExample, Evaluation, EvaluationError, Memory,
-    evidence::{ask, start_of},
+    evidence::ask,
     metrics::Scored,
+    perturb::start_of,
     stats::Paired,
 };
 

@@ -7,7 +7,9 @@ use std::{collections::HashSet, fmt::Write as _};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tidegate_contracts::{CheckState, Class, Domain, EventId, Outcome, Verdict};
-use tidegate_evaluation::{EvalExample, Evaluation, Memory, Predictor, Subject, Suite, evaluate};
+use tidegate_evaluation::{
+    Copies, EvalExample, Evaluation, Line, Memory, Predictor, Subject, Suite, evaluate,
+};
 use tidegate_model::{Input, ModelError, Scores};
 use toy::manifest;
 
@@ -95,6 +97,9 @@ fn verdict(suite: &Suite, models: [&Worn; 3], day: u64, memory: &mut Memory) -> 
         window_labels: &[],
         trained: &HashSet::new(),
         window: &new.window,
+        line: Line::default(),
+        pue: 1.0,
+        copies: &Copies::default(),
         region: "WORLD",
         seed: day,
     };

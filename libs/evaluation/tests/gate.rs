@@ -5,7 +5,9 @@ mod toy;
 use std::collections::HashSet;
 
 use tidegate_contracts::{CheckState, Layer, Outcome, Verdict};
-use tidegate_evaluation::{EvalExample, Evaluation, ExampleKey, Memory, Subject, Suite, evaluate};
+use tidegate_evaluation::{
+    Copies, EvalExample, Evaluation, ExampleKey, Line, Memory, Subject, Suite, evaluate,
+};
 use toy::{Day, Toy, examples, generation, manifest, quick, without_text};
 
 const EMAIL: &str = include_str!("../../../eval-suites/email/suite.yaml");
@@ -55,6 +57,9 @@ impl Case<'_> {
             window_labels: if champion.is_some() { window_labels } else { &[] },
             trained,
             window: &manifest_of.window,
+            line: Line::default(),
+            pue: 1.0,
+            copies: &Copies::default(),
             region: "WORLD",
             seed: self.seed,
         };
@@ -209,7 +214,7 @@ fn what_was_trained_on_may_not_judge() {
     let verdict = case.verdict_with(&HashSet::from([leaked]));
     assert_eq!(verdict.outcome, Outcome::Blocked);
     assert_eq!(verdict.data.leaked, 1);
-    assert!(verdict.reasons[0].contains("1 of 220 held-out ids"), "{:?}", verdict.reasons);
+    assert!(verdict.reasons[0].contains("1 of 220 held-out examples"), "{:?}", verdict.reasons);
 }
 
 #[test]
@@ -284,7 +289,7 @@ fn examples_without_a_text_are_judged_and_robustness_says_why_it_is_not() {
     assert_eq!(check(&verdict, "accuracy"), CheckState::Pass);
     let robust: Vec<_> =
         verdict.checks.iter().filter(|check| check.layer == Layer::Robustness).collect();
-    assert_eq!(robust.len(), 2);
+    assert_eq!(robust.len(), 4);
     for check in robust {
         assert_eq!(check.state, CheckState::NotApplicable);
         assert!(check.reason.contains("none of 440 held-out examples has a text"), "{check:?}");

@@ -11,7 +11,9 @@ use std::{
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tidegate_contracts::{CheckState, Class, Domain, EventId, Outcome, Verdict};
-use tidegate_evaluation::{EvalExample, Evaluation, Memory, Predictor, Subject, Suite, evaluate};
+use tidegate_evaluation::{
+    Copies, EvalExample, Evaluation, Line, Memory, Predictor, Subject, Suite, evaluate,
+};
 use tidegate_model::{Input, Levels, ModelError, Scores};
 use toy::{Toy, generation, manifest, quick};
 
@@ -114,6 +116,9 @@ fn verdict(
         window_labels: if champion.is_some() { labels } else { &[] },
         trained: &HashSet::new(),
         window: &new.window,
+        line: Line::default(),
+        pue: 1.0,
+        copies: &Copies::default(),
         region: "WORLD",
         seed,
     };

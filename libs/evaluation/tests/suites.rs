@@ -4,6 +4,10 @@ use tidegate_evaluation::{Bound, MAX_SUITE_BYTES, Margin, Metric, Slice, Suite, 
 
 const DEFAULT: &str = include_str!("../../../eval-suites/default/suite.yaml");
 const EMAIL: &str = include_str!("../../../eval-suites/email/suite.yaml");
+const ROBUSTNESS: &str = include_str!("../../../eval-suites/robustness/suite.yaml");
+const IMAGE: &str = include_str!("../../../eval-suites/image/suite.yaml");
+const AUDIO: &str = include_str!("../../../eval-suites/audio/suite.yaml");
+const TABULAR: &str = include_str!("../../../eval-suites/tabular/suite.yaml");
 
 fn with(check: &str) -> Result<Suite, SuiteError> {
     Suite::parse(&format!("format: 1\nname: s\nversion: '1'\nchecks:\n  - {check}\n"))
@@ -101,7 +105,7 @@ fn a_bomb_is_refused_quickly() {
 
 #[test]
 fn lint_says_what_each_check_can_tell() {
-    for text in [DEFAULT, EMAIL] {
+    for text in [DEFAULT, EMAIL, ROBUSTNESS, IMAGE, AUDIO, TABULAR] {
         let suite = Suite::parse(text).unwrap();
         assert_eq!(suite.lint(200).len(), suite.checks().len());
         let few = suite.lint(20);
@@ -120,4 +124,56 @@ fn the_digest_changes_with_every_byte() {
     let other = Suite::parse(&format!("{DEFAULT}\n")).unwrap().reference();
     assert_ne!(suite.digest, other.digest);
     assert_eq!(suite.name, "default");
+}
+
+#[test]
+fn what_inputs_go_through_is_read_and_what_means_nothing_is_refused_by_name() {
+    let read = |under: &str| {
+        let check = "id: a, layer: robustness, severity: warn, metric: robust_accuracy, floor: 0.5";
+        with(&format!("{{{check}, under: {{{under}}}}}")).map(|suite| suite.checks()[0].under)
+    };
+    for (under, name) in [
+        ("kind: homoglyph, strength: 0.1", "homoglyph 0.1"),
+        ("kind: image.jpeg, severity: 3", "image.jpeg 3"),
+        ("kind: audio.gain, severity: 1, worst_of: 5", "audio.gain 1, worst of 5"),
+        ("kind: attack.fgsm, space: pixels, eps: 4", "attack.fgsm pixels 4"),
+        (
+            "kind: attack.pgd_l2, space: embedding, eps: 0.05",
+            "attack.pgd_l2 embedding 0.05, 10 steps",
+        ),
+        ("kind: attack.hotflip, space: words, eps: 2", "attack.hotflip words 2"),
+        ("kind: attack.random, space: words, eps: 1", "attack.random words 1, 200 steps"),
+    ] {
+        assert_eq!(read(under).unwrap().unwrap().name(), name);
+    }
+    for (under, needle) in [
+        ("kind: image.jpg, severity: 3", "kind `image.jpg` is none"),
+        ("kind: image.jpeg", "image.jpeg has a `severity`"),
+        ("kind: image.jpeg, strength: 0.5", "has a `severity` (1 to 5), and no strength"),
+        ("kind: image.jpeg, severity: 6", "severity 6: use 1 to 5"),
+        ("kind: typo, severity: 3", "typo has a `strength`"),
+        ("kind: typo, strength: 0.1, worst_of: 0", "worst_of 0: use 1 to 20"),
+        ("kind: typo, strength: 0.1, eps: 1", "`eps` belongs to attacks"),
+        ("kind: typo, strength: 0.1, sevrity: 1", "sevrity"),
+        ("kind: attack.cw, space: pixels, eps: 1", "there are attack.fgsm"),
+        ("kind: attack.fgsm, space: words, eps: 1", "use one of pixels, waveform"),
+        ("kind: attack.hotflip, space: pixels, eps: 1", "use one of characters, words"),
+        ("kind: attack.hotflip, space: words, eps: 3", "use 1 or 2 changes"),
+        ("kind: attack.fgsm, space: pixels", "needs `eps`"),
+        ("kind: attack.fgsm, space: pixels, eps: 1, steps: 3", "mean nothing"),
+        ("kind: attack.pgd_linf, space: pixels, eps: -1", "use above 0"),
+        ("kind: attack.pgd_linf, space: pixels, eps: 1, severity: 2", "belongs to perturbations"),
+    ] {
+        let error = read(under).unwrap_err().to_string();
+        assert!(error.contains("check `a`") || error.contains("sevrity"), "{under}: {error}");
+        assert!(error.contains(needle), "{under}: {error}");
+    }
+    let base = "id: a, layer: robustness, severity: warn, metric: corruption_error";
+    refused(&format!("{{{base}, ceil: 0.5}}"), "needs `under");
+    refused(&format!("{{{base}, ceil: 0.5, under: {{kind: typo, strength: 0.1}}}}"), "over all");
+    refused(
+        &format!("{{{base}, ceil: 0.5, under: {{kind: image.jpeg, severity: 1}}}}"),
+        "over all",
+    );
+    refused(&format!("{{{base}, floor: 0.5, under: {{kind: image.jpeg}}}}"), "lower is better");
 }

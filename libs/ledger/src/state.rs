@@ -213,6 +213,14 @@ impl State {
         Some(one.id)
     }
 
+    /// The generations that were registered after the anchor, in order: the line that it bounds.
+    #[must_use]
+    pub fn since_anchor(&self) -> &[GenerationRecord] {
+        let Some(anchor) = self.anchor() else { return &[] };
+        let at = self.generations.iter().rposition(|one| one.id == anchor);
+        at.map_or(&[], |at| &self.generations[at + 1..])
+    }
+
     /// Every generation that became champion, in order.
     #[must_use]
     pub fn champions(&self) -> &[GenerationId] {

@@ -14,6 +14,8 @@ pub struct Batch<B: Backend> {
     pub(crate) segments: Segments,
     /// `[batch, classes]`: evidence of the wide path, a constant here.
     pub(crate) wide: Option<Tensor<B, 2>>,
+    /// `[text rows, d_model]`: added to the tokens' vectors, by who attacks them.
+    pub(crate) nudge: Option<Tensor<B, 2>>,
 }
 
 /// Rows of all parts beside text, by kind.
@@ -48,7 +50,7 @@ impl<B: Backend> Batch<B> {
         }
         let segments = Segments::new(features.iter().map(|features| features.rows()));
         let (tokens, parts) = gathered.tensors(device);
-        Self { tokens, parts: Some(parts), segments, wide: None }
+        Self { tokens, parts: Some(parts), segments, wide: None, nudge: None }
     }
 
     /// Each text without its last token, and for each row the token that follows it: what a network
@@ -75,7 +77,7 @@ impl<B: Backend> Batch<B> {
         assert!(!texts.is_empty(), "a batch has at least one text");
         let segments = Segments::new(texts.iter().map(|text| text.len()));
         let tokens = indices(texts.into_iter().flatten().copied(), device);
-        Self { tokens, parts: None, segments, wide: None }
+        Self { tokens, parts: None, segments, wide: None, nudge: None }
     }
 
     /// Adds what [`crate::WideTable::logits`] returned for the same texts to the logits.

@@ -4,7 +4,7 @@ use std::{
     sync::Arc,
 };
 
-use burn::module::Module as _;
+use burn::{backend::Autodiff, module::Module as _};
 use bytes::Bytes;
 use rayon::prelude::*;
 use tidegate_contracts::Class;
@@ -14,6 +14,7 @@ use crate::CudaBackend;
 use crate::{
     Adapters, Architecture, Batch, Cache, CpuBackend, Device, Features, Featurizer, Input, Kernels,
     Levels, Modality, ModelError, Network, Scales, Task, Tokenizer, Weights, WideTable,
+    attack::{Slopes, nudged, slopes, vectors},
     threads::{alone, in_haste, on_all_cores},
 };
 
@@ -248,6 +249,58 @@ impl Model {
 
     fn is_none_of(&self, task: Task) -> ModelError {
         ModelError::Task { found: self.architecture().task.as_str(), needed: task.as_str() }
+    }
+
+    pub(crate) fn featurizer(&self) -> &Featurizer {
+        &self.0.featurizer
+    }
+
+    pub(crate) fn wide(&self) -> &WideTable {
+        &self.0.wide
+    }
+
+    /// Logits of both paths, `[features.len(), classes]`; `nudge` is added to the tokens' vectors.
+    pub(crate) fn logits(&self, features: &[&Features], nudge: Option<Vec<f32>>) -> Vec<f32> {
+        let (wide, classes) = (self.0.wide.logits(features), self.0.labels.len());
+        match (nudge, &self.0.deep) {
+            (None, deep) => deep.logits(features, wide, classes),
+            (Some(nudge), Deep::Cpu(network)) => {
+                nudged(network, features, (wide, classes), nudge, &Default::default())
+            }
+            #[cfg(feature = "cuda")]
+            (Some(nudge), Deep::Cuda(network, device)) => {
+                nudged(network, features, (wide, classes), nudge, device)
+            }
+        }
+    }
+
+    /// Slopes of a score over what the network reads; see [`crate::attack::slopes`].
+    pub(crate) fn slopes(
+        &self,
+        features: &[&Features],
+        nudge: Option<Vec<f32>>,
+        of_logits: &dyn Fn(&[f32]) -> Vec<f32>,
+    ) -> Slopes {
+        let wide = (self.0.wide.logits(features), self.0.labels.len());
+        match &self.0.deep {
+            Deep::Cpu(network) => {
+                let device = Default::default();
+                slopes::<Autodiff<CpuBackend>>(network, features, wide, nudge, of_logits, &device)
+            }
+            #[cfg(feature = "cuda")]
+            Deep::Cuda(network, device) => {
+                slopes::<Autodiff<CudaBackend>>(network, features, wide, nudge, of_logits, device)
+            }
+        }
+    }
+
+    /// The vectors of tokens, `[tokens, d_model]`.
+    pub(crate) fn vectors(&self, tokens: &[u32]) -> Vec<f32> {
+        match &self.0.deep {
+            Deep::Cpu(network) => vectors(network, tokens, &Default::default()),
+            #[cfg(feature = "cuda")]
+            Deep::Cuda(network, device) => vectors(network, tokens, device),
+        }
     }
 
     pub(crate) fn tokenizer(&self) -> &Tokenizer {
@@ -497,7 +550,7 @@ pub(crate) fn unit(vector: &[f32]) -> Vec<f32> {
 }
 
 /// In f64: probabilities sum to 1 to the last bits of an f32.
-fn softmax(logits: &[f32]) -> Scores {
+pub(crate) fn softmax(logits: &[f32]) -> Scores {
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let exps: Vec<f64> = logits.iter().map(|l| f64::from(l - highest).exp()).collect();
     let sum: f64 = exps.iter().sum();

@@ -30,6 +30,7 @@
 //! ```
 
 mod architecture;
+mod attack;
 mod batch;
 mod bytes;
 mod continuation;
@@ -51,6 +52,9 @@ mod weights;
 mod wide;
 
 pub use architecture::{Affinity, Architecture, Task};
+pub use attack::{
+    Attack, Attacked, Ball, Means, Method, Norm, NumberSpread, Point, Space, Spread, climb,
+};
 pub use batch::Batch;
 pub use bytes::{first_not_finite, from_le_bytes, to_le_bytes, widened};
 pub use continuation::{Continuation, Ended, Piece, Sampling};
@@ -61,8 +65,8 @@ pub use device::{CpuBackend, Device};
 pub use error::ModelError;
 pub use form::{BlockForm, FeedForward, NormForm, Placement, Positions};
 pub use front_ends::{
-    AudioShape, FeatureShape, ImageShape, MOST_FEATURES, Modality, Patches, Rows, Scales,
-    check_part,
+    AudioShape, FeatureShape, ImageShape, MOST_FEATURES, Modality, Patches, Picture, Rows, Scales,
+    Sound, check_part,
 };
 pub use inference::{
     ADAPTER_WEIGHTS, ADAPTERS, ARCHITECTURE, FEATURE_SCALES, LABELS, Model, Scores, Surprise,

@@ -292,7 +292,7 @@ fn merge(grams: &mut Vec<(u32, f32)>) {
     });
 }
 
-fn bucket(hash: u64, buckets: usize) -> u32 {
+pub(crate) fn bucket(hash: u64, buckets: usize) -> u32 {
     u32::try_from(hash & (buckets as u64 - 1)).expect("at most 2^28 buckets")
 }
 

@@ -128,8 +128,7 @@ impl EnergyMeter {
     fn rapl_between(&self, first: &Reading, last: &Reading) -> Option<f64> {
         let (first, last) = (first.rapl.as_ref()?, last.rapl.as_ref()?);
         let zones = self.rapl.iter().zip(first.iter().zip(last));
-        // The counter wraps at the zone's range; one wrap is all a stretch may hold.
-        Some(zones.map(|(z, (a, b))| if b < a { b - a + z.range } else { b - a }).sum())
+        Some(zones.map(|(zone, (a, b))| counted(*a, *b, zone.range, 1.0).0).sum())
     }
 }
 
@@ -140,7 +139,7 @@ impl Measurement<'_> {
         let last = self.meter.read();
         let method = self.meter.method();
         let rapl = self.meter.rapl_between(&self.first, &last);
-        let gpu = self.first.gpu.zip(last.gpu).map(|(a, b)| b - a);
+        let gpu = self.first.gpu.zip(last.gpu).map(|(a, b)| counted(a, b, f64::INFINITY, 1.0).0);
         let joules = match method {
             EnergyMethod::Nvml => gpu.map(|gpu| gpu + rapl.unwrap_or(0.0)),
             EnergyMethod::Rapl => rapl,
@@ -204,6 +203,14 @@ pub fn process_cpu_seconds() -> Option<f64> {
     Some((user + system) / 100.0)
 }
 
+/// What a counter of energy counted from `first` to `last`, in units of `unit` joules. It wraps at
+/// `range`, infinite where it never does; one wrap is all that a stretch may hold.
+#[must_use]
+pub fn counted(first: f64, last: f64, range: f64, unit: f64) -> Joules {
+    let count = if last < first { last - first + range } else { last - first };
+    Joules(count * unit)
+}
+
 /// Grid intensity of a region in gCO2e per kWh (yearly average of generation); `None` for a
 /// region that is not in the table.
 #[must_use]
@@ -214,10 +221,24 @@ pub fn grid_intensity(region: &str) -> Option<f64> {
     })
 }
 
-/// What `joules` emit on the grid of `region` (ISO 3166 alpha-3, or `WORLD`).
+/// What `joules` emit on the grid of `region` (ISO 3166 alpha-3, a part of it such as
+/// `USA/california`, a cloud's region such as `gcp/us-central1`, or `WORLD`).
 #[must_use]
 pub fn carbon(joules: Joules, region: &str) -> Option<GramsCo2e> {
-    Some(GramsCo2e(joules.kwh() * grid_intensity(region)?))
+    Some(carbon_at(joules, 1.0, grid_intensity(region)?))
+}
+
+/// What `joules` of machines emit at `grid` gCO2e per kWh in a building that takes `pue` times what
+/// its machines take (power usage effectiveness, 1 or more).
+#[must_use]
+pub fn carbon_at(joules: Joules, pue: f64, grid: f64) -> GramsCo2e {
+    GramsCo2e(joules.kwh() * pue * grid)
+}
+
+/// What a thousand of `count` took of `total`.
+#[must_use]
+pub fn per_thousand(total: f64, count: f64) -> f64 {
+    1e3 * total / count
 }
 
 #[cfg(test)]

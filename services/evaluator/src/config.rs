@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use tidegate_curation::NearConfig;
 use tidegate_evaluation::Suite;
 use tidegate_model::Task;
 use tidegate_telemetry::energy::{DEFAULT_REGION, grid_intensity};
@@ -28,8 +29,13 @@ pub struct EvaluatorConfig {
     pub max_trained_ids: usize,
     /// Offsets of the curated topic that are read at start at most: the newest.
     pub max_scan: u64,
+    /// Which held-out texts are said to be nearly ones that were trained on. The newest `capacity`
+    /// training-side texts are looked through.
+    pub near: NearConfig,
     /// The grid whose carbon intensity is assumed: an ISO 3166 alpha-3 code, or `WORLD`.
     pub region: String,
+    /// How many times the energy of its machines the building takes (power usage effectiveness).
+    pub pue: f64,
     /// How champions are watched once they serve.
     pub live: LiveConfig,
     /// Seconds after which an evaluator that went silent loses its lease.
@@ -64,7 +70,9 @@ impl Default for EvaluatorConfig {
             max_window_labels: 2_000,
             max_trained_ids: 1_000_000,
             max_scan: 1_000_000,
+            near: NearConfig { threshold: 0.8, ..NearConfig::default() },
             region: DEFAULT_REGION.to_owned(),
+            pue: 1.0,
             live: LiveConfig::default(),
             lease_s: 10,
         }
@@ -93,6 +101,9 @@ impl EvaluatorConfig {
         anyhow::ensure!(self.max_rows > 0, "evaluator.max_rows is 0: at least 1 is needed");
         anyhow::ensure!(self.max_scan > 0, "evaluator.max_scan is 0: at least 1 is needed");
         anyhow::ensure!(self.lease_s > 0, "evaluator.lease_s is 0: at least 1 is needed");
+        self.near.validate().context("evaluator.near")?;
+        let pue = self.pue;
+        anyhow::ensure!((1.0..=10.0).contains(&pue), "evaluator.pue is {pue}: use 1 to 10");
         let LiveConfig { alpha, margin, max_rows, .. } = self.live;
         anyhow::ensure!(
             alpha > 0.0 && alpha < 1.0,

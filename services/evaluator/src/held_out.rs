@@ -1,12 +1,13 @@
 //! Held-out examples and training-side ids, read once from the curated topic and kept up to date.
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     ops::ControlFlow,
 };
 
 use chrono::{DateTime, Utc};
 use tidegate_contracts::{Curated, Offset, Partition, Split, Window};
-use tidegate_evaluation::{EvalExample, ExampleKey};
+use tidegate_curation::likeness::{LikeTexts, content};
+use tidegate_evaluation::{Copies, EvalExample, ExampleKey, NearCopy};
 use tidegate_model::Input;
 use tidegate_stream::{Record, Stream, StreamError};
 
@@ -23,7 +24,16 @@ struct Row {
     partition: Partition,
     offset: Offset,
     at: DateTime<Utc>,
+    /// Hash of what it says, whatever its id.
+    content: Option<u128>,
     example: EvalExample,
+}
+
+/// What of a training-side record is remembered.
+#[derive(Debug, Clone, Copy)]
+struct Trained {
+    key: ExampleKey,
+    content: Option<u128>,
 }
 
 /// What the evaluator remembers of the curated topic.
@@ -32,9 +42,13 @@ pub(crate) struct HeldOut {
     position: Marks,
     rows: VecDeque<Row>,
     trained: HashSet<ExampleKey>,
-    order: VecDeque<ExampleKey>,
     /// The newest labels of both sides, for who watches the champion.
     live: VecDeque<Row>,
+    /// Where training-side contents were last.
+    contents: HashMap<u128, (Partition, Offset)>,
+    order: VecDeque<Trained>,
+    /// Of the newest training-side texts.
+    like: Option<LikeTexts>,
 }
 
 /// What separates earlier examples from fresh ones, and both from those that do not judge.
@@ -91,9 +105,13 @@ impl HeldOut {
         let ranges = marks.iter().map(|(&partition, &(low, high))| start(partition, low, high));
         let window = Window::new(topic, ranges.collect()).expect("clamped between low and high");
         if !window.is_empty() {
+            let ends = window.watermark();
+            let near = config.near.capacity as i64 / ends.len().max(1) as i64;
             stream
                 .read_each(&window, |record| {
-                    self.add(&record, config);
+                    // Older ones would be forgotten before they are looked for.
+                    let is_near = ends[&record.partition].0 - record.offset.0 <= near;
+                    self.add(&record, is_near, config);
                     ControlFlow::Continue(())
                 })
                 .await?;
@@ -102,36 +120,71 @@ impl HeldOut {
         Ok(())
     }
 
-    fn add(&mut self, record: &Record, config: &EvaluatorConfig) {
+    fn add(&mut self, record: &Record, is_near: bool, config: &EvaluatorConfig) {
         // An interrupted catch-up reads again what it has.
         let next = self.position.get(&record.partition).copied().unwrap_or_default();
         if record.offset < next {
             return;
         }
         self.position.insert(record.partition, Offset(record.offset.0 + 1));
-        let Some((split, at, example)) = labelled(record) else { return };
+        let Some(curated) = decoded(record) else { return };
+        let content = content(&curated.event);
+        if curated.split == Split::Train && is_near && curated.event.label.is_some() {
+            let like = self.like.get_or_insert_with(|| LikeTexts::new(&config.near));
+            like.remember(&curated.event);
+        }
+        let Some((split, at, example)) = labelled(curated) else { return };
+        let key = ExampleKey::new(&example.domain, &example.id);
+        let (partition, offset) = (record.partition, record.offset);
+        let row = Row { partition, offset, at, content, example };
         if config.live.enabled {
-            let (partition, offset) = (record.partition, record.offset);
-            self.live.push_back(Row { partition, offset, at, example: example.clone() });
+            self.live.push_back(row.clone());
             if self.live.len() > config.live.max_rows {
                 self.live.pop_front();
             }
         }
         if split == Split::Train {
-            let key = ExampleKey::new(&example.domain, &example.id);
-            if self.trained.insert(key) {
-                self.order.push_back(key);
-            }
-            if self.order.len() > config.max_trained_ids {
-                self.order.pop_front().map(|oldest| self.trained.remove(&oldest));
-            }
+            self.remember(Trained { key, content }, record, config.max_trained_ids);
             return;
         }
-        let (partition, offset) = (record.partition, record.offset);
-        self.rows.push_back(Row { partition, offset, at, example });
+        self.rows.push_back(row);
         if self.rows.len() > SPARE * config.max_rows {
             self.rows.pop_front();
         }
+    }
+
+    fn remember(&mut self, one: Trained, record: &Record, most: usize) {
+        if let Some(content) = one.content {
+            self.contents.insert(content, (record.partition, record.offset));
+        }
+        if self.trained.insert(one.key) {
+            self.order.push_back(one);
+        }
+        while self.order.len() > most
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.trained.remove(&oldest.key);
+            oldest.content.map(|content| self.contents.remove(&content));
+        }
+    }
+
+    /// Which of these examples say what a training-side record under `cut` says.
+    pub(crate) fn copies(&self, cut: &Cut<'_>, examples: &[EvalExample]) -> Copies {
+        let key = |example: &EvalExample| ExampleKey::new(&example.domain, &example.id);
+        let judging: HashSet<ExampleKey> = examples.iter().map(key).collect();
+        let is_copy = |row: &&Row| {
+            let at = row.content.and_then(|content| self.contents.get(&content));
+            at.is_some_and(|&(partition, offset)| cut.side(partition, offset).is_some())
+        };
+        let copied = self.rows.iter().filter(is_copy).map(|row| key(&row.example));
+        let same: HashSet<ExampleKey> = copied.filter(|key| judging.contains(key)).collect();
+        let near = examples.iter().filter(|example| !same.contains(&key(example)));
+        let like = |example: &EvalExample| {
+            let (trained, similarity) = self.like.as_ref()?.find(&example.input.parts)?;
+            Some(NearCopy { held_out: example.id.clone(), trained, similarity })
+        };
+        let near = near.filter_map(like).collect();
+        Copies { same, near }
     }
 
     /// The ids that were trained on, as far as they are remembered.
@@ -195,7 +248,8 @@ pub(crate) async fn window_labels(
             if set_aside.iter().any(|window| window.contains(partition, offset)) {
                 return ControlFlow::Continue(());
             }
-            if let Some((Split::Train, _, example)) = labelled(&record) {
+            let curated = decoded(&record).filter(|curated| curated.split == Split::Train);
+            if let Some((_, _, example)) = curated.and_then(labelled) {
                 labels.push_back(EvalExample { fresh: true, ..example });
                 if labels.len() > max {
                     labels.pop_front();
@@ -207,15 +261,16 @@ pub(crate) async fn window_labels(
     Ok(labels.into())
 }
 
-/// A labelled example, which side of the hold-out it is on, and when it was labelled.
-fn labelled(record: &Record) -> Option<(Split, DateTime<Utc>, EvalExample)> {
-    let curated = match Curated::decode(&record.value) {
-        Ok(curated) => curated,
-        Err(error) => {
+fn decoded(record: &Record) -> Option<Curated> {
+    Curated::decode(&record.value)
+        .inspect_err(|error| {
             tracing::warn!(at = %record.position(), %error, "not a curated record; left out");
-            return None;
-        }
-    };
+        })
+        .ok()
+}
+
+/// A labelled example, which side of the hold-out it is on, and when it was labelled.
+fn labelled(curated: Curated) -> Option<(Split, DateTime<Utc>, EvalExample)> {
     let input = Input::from_event(&curated.event);
     let event = curated.event;
     let at = curated.labelled_at.unwrap_or(event.time);
@@ -274,7 +329,7 @@ mod tests {
         let config = EvaluatorConfig::default();
         for offset in 0..100 {
             let split = if offset % 5 == 0 { Split::Eval } else { Split::Train };
-            held_out.add(&record(offset, split), &config);
+            held_out.add(&record(offset, split), true, &config);
         }
         held_out
     }
@@ -314,6 +369,41 @@ mod tests {
         assert_eq!(cut.new_to_champion().len(), 40);
     }
 
+    /// Like `record`, saying something of its own.
+    fn saying(offset: i64, split: Split, text: &str) -> Record {
+        let one = record(offset, split);
+        let mut curated = Curated::decode(&one.value).unwrap();
+        curated.event.parts = vec![Part::Text(text.to_owned())];
+        Record { value: Bytes::from(curated.encode()), ..one }
+    }
+
+    #[test]
+    fn the_same_text_under_another_id_is_a_copy_and_nearly_the_same_one_is_said() {
+        let config = EvaluatorConfig::default();
+        let mut held_out = HeldOut::default();
+        let words: Vec<String> = (0..80).map(|word| format!("word{word}")).collect();
+        let (text, nearly) = (words.join(" "), words[1..].join(" "));
+        held_out.add(&saying(0, Split::Train, &text), true, &config);
+        held_out.add(
+            &saying(1, Split::Eval, &format!("  {}  ", text.to_uppercase())),
+            true,
+            &config,
+        );
+        held_out.add(&saying(2, Split::Eval, &nearly), true, &config);
+        held_out.add(&saying(3, Split::Eval, "something else altogether"), true, &config);
+        let cut = |window| Cut { window, learnt: None, set_aside: &[] };
+        let whole = window(0, 4);
+        let examples = held_out.examples(&cut(&whole), 10);
+        let copies = held_out.copies(&cut(&whole), &examples);
+        assert_eq!(copies.same, [ExampleKey::new(&Domain::new("d"), &EventId::new("e-1"))].into());
+        let near: Vec<(&str, &str)> =
+            copies.near.iter().map(|copy| (copy.held_out.as_str(), &*copy.trained)).collect();
+        assert_eq!(near, [("e-2", "e-0")]);
+        // What was not learnt is no leak.
+        let later = window(1, 4);
+        assert!(held_out.copies(&cut(&later), &examples).same.is_empty());
+    }
+
     #[test]
     fn bounds_hold_and_a_record_counts_once() {
         let config =
@@ -321,7 +411,7 @@ mod tests {
         let mut held_out = HeldOut::default();
         for offset in (0..100).chain(50..100) {
             let split = if offset % 2 == 0 { Split::Eval } else { Split::Train };
-            held_out.add(&record(offset, split), &config);
+            held_out.add(&record(offset, split), true, &config);
         }
         assert_eq!((held_out.rows.len(), held_out.trained.len()), (8, 10));
         let window = window(0, 100);

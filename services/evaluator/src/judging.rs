@@ -2,7 +2,9 @@
 use std::sync::Arc;
 
 use tidegate_contracts::{ArtifactHash, GenerationId, JobKind, Manifest, Outcome, Verdict, Window};
-use tidegate_evaluation::{EvalExample, Evaluation, Memory, Refusal, Subject, Suite, evaluate};
+use tidegate_evaluation::{
+    Copies, EvalExample, Evaluation, Line, Memory, Refusal, Subject, Suite, evaluate,
+};
 use tidegate_ledger::{ArtifactError, Fact, GenerationRecord, State};
 use tidegate_model::{Model, in_background};
 use tidegate_telemetry::metrics;
@@ -121,6 +123,7 @@ impl Evaluator {
             set_aside: &set_aside,
         };
         let examples = self.held_out.examples(&cut, self.config.max_rows);
+        let copies = self.held_out.copies(&cut, &examples);
         let labels = match &champion {
             None => vec![],
             Some(_) => {
@@ -135,9 +138,12 @@ impl Evaluator {
             champion,
             anchor,
             examples,
+            copies,
             labels,
             window: record.window.clone(),
+            line: line(state, &record.id),
             region: self.config.region.clone(),
+            pue: self.config.pue,
         };
         self.measure(task).await
     }
@@ -193,9 +199,12 @@ struct Task {
     champion: Option<Loaded>,
     anchor: Option<Loaded>,
     examples: Vec<EvalExample>,
+    copies: Copies,
     labels: Vec<EvalExample>,
     window: Window,
+    line: Line,
     region: String,
+    pue: f64,
 }
 
 impl Task {
@@ -208,12 +217,26 @@ impl Task {
             examples: &self.examples,
             window_labels: &self.labels,
             trained: held_out.trained(),
+            copies: &self.copies,
             window: &self.window,
+            line: self.line,
             region: &self.region,
+            pue: self.pue,
             seed: seed(&self.candidate.id),
         };
         evaluate(&of, memory)
     }
+}
+
+/// The candidates since the anchor that were judged before this one.
+fn line(state: &State, candidate: &GenerationId) -> Line {
+    let others = state.since_anchor().iter().filter(|one| one.id != *candidate);
+    let (mut judged, mut promoted) = (0, 0);
+    for one in others.filter(|one| one.verdict.is_some()) {
+        judged += 1;
+        promoted += u64::from(one.promoted_at.is_some());
+    }
+    Line { judged, promoted }
 }
 
 /// Windows of blocked updates. A blocked cold start has read everything: its window says nothing

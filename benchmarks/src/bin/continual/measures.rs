@@ -1,5 +1,6 @@
 //! What is made of accuracies over time.
 use serde::Serialize;
+use tidegate_evaluation::continual;
 
 /// Accuracy on each task's test part after each task was learnt: `[learnt][judged]`; and that of
 /// guessing.
@@ -22,27 +23,16 @@ pub(crate) struct Measures {
 }
 
 impl Accuracies {
-    /// Lopez-Paz and Ranzato 2017 (arXiv 1706.08840), eq. 2 to 4; forgetting: Chaudhry et al. 2018
-    /// (arXiv 1801.10112), eq. 3, over all tasks but the last.
+    /// As papers have them ([`continual`]); forgetting over all tasks but the last.
     pub(crate) fn measures(&self) -> Measures {
-        let r = &self.after;
-        let tasks = r.len();
-        let last = &r[tasks - 1];
-        let acc = mean(last.iter().copied());
-        if tasks == 1 {
-            return Measures { acc: 100.0 * acc, ..Measures::default() };
-        }
-        let bwt = mean((0..tasks - 1).map(|task| last[task] - r[task][task]));
-        let fwt = mean((1..tasks).map(|task| r[task - 1][task] - self.guessing));
-        let best = |task: usize| {
-            r[..tasks - 1].iter().map(|row| row[task]).fold(f64::NEG_INFINITY, f64::max)
-        };
-        let forgetting = mean((0..tasks - 1).map(|task| best(task) - last[task]));
+        let found = continual::Accuracies::new(self.after.clone())
+            .expect("every task is judged after every task");
+        let untrained = vec![self.guessing; found.tasks()];
         Measures {
-            acc: 100.0 * acc,
-            bwt: 100.0 * bwt,
-            fwt: 100.0 * fwt,
-            forgetting: 100.0 * forgetting,
+            acc: 100.0 * found.average(),
+            bwt: 100.0 * found.backward_transfer(),
+            fwt: 100.0 * found.forward_transfer(&untrained),
+            forgetting: 100.0 * found.forgetting(),
         }
     }
 }

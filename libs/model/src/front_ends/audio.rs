@@ -4,11 +4,56 @@ use std::io::Cursor;
 use hound::{SampleFormat, WavReader};
 
 use super::{
-    AudioShape, Evidence, Patches, evidence,
-    mel::{RATE, log_mel},
+    AudioShape, Evidence, Patches, evidence, keys,
+    mel::{RATE, log_mel, log_mel_slope},
     resample::resample,
     shape::{AUDIO_PATCH, FRAMES_A_SECOND},
 };
+use crate::ModelError;
+
+/// A sound of one channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sound {
+    /// About -1 to 1.
+    pub samples: Vec<f32>,
+    /// Samples a second.
+    pub rate: u32,
+}
+
+impl Sound {
+    /// Decodes the first `seconds` of a WAV; of several channels their mean.
+    ///
+    /// # Errors
+    /// [`ModelError::BadPart`] says what is wrong with it.
+    pub fn read(bytes: &[u8], seconds: usize) -> Result<Self, ModelError> {
+        let bad = |reason| ModelError::BadPart { field: "audio".to_owned(), reason };
+        let (samples, rate) = samples(bytes, seconds).map_err(bad)?;
+        Ok(Self { samples, rate })
+    }
+
+    /// As a WAV of floats, without loss.
+    #[must_use]
+    pub fn to_wav(&self) -> Vec<u8> {
+        let spec = hound::WavSpec {
+            channels: 1,
+            sample_rate: self.rate,
+            bits_per_sample: 32,
+            sample_format: SampleFormat::Float,
+        };
+        let mut wav = Cursor::new(Vec::with_capacity(4 * self.samples.len() + 64));
+        let written = hound::WavWriter::new(&mut wav, spec).and_then(|mut writer| {
+            self.samples.iter().try_for_each(|&sample| writer.write_sample(sample))?;
+            writer.finalize()
+        });
+        written.expect("memory takes every sample");
+        wav.into_inner()
+    }
+
+    /// The same at 16 kHz: what a model hears.
+    pub(crate) fn heard(self) -> Self {
+        Self { samples: resample(&self.samples, self.rate, RATE), rate: RATE }
+    }
+}
 
 /// Sample rates that are read.
 const RATES: std::ops::RangeInclusive<u32> = 1_000..=192_000;
@@ -71,16 +116,7 @@ pub(super) fn samples(bytes: &[u8], seconds: usize) -> Result<(Vec<f32>, u32), S
 /// path hears.
 pub(super) fn read(bytes: &[u8], shape: &AudioShape) -> Result<(Patches, Vec<Evidence>), String> {
     let (sound, rate) = samples(bytes, shape.seconds)?;
-    let mut energies = log_mel(&resample(&sound, rate, RATE), shape.mels);
-    energies.truncate(shape.seconds * FRAMES_A_SECOND * shape.mels);
-    let count = energies.len() as f64;
-    let mean = energies.iter().copied().map(f64::from).sum::<f64>() / count;
-    let square = |e: &f32| (f64::from(*e) - mean).powi(2);
-    let deviation = (energies.iter().map(square).sum::<f64>() / count).sqrt();
-    let deviation = deviation.max(LEAST_DEVIATION);
-    for energy in &mut energies {
-        *energy = ((f64::from(*energy) - mean) / deviation) as f32;
-    }
+    let (energies, _) = standard_energies(&resample(&sound, rate, RATE), shape);
     let heard = outline(&energies, shape.mels);
     let byte = |z: f32| ((z.clamp(-SPAN, SPAN) / SPAN + 1.0) * 127.5).round() as u8;
     let levels: Vec<u8> = energies.into_iter().map(byte).collect();
@@ -102,33 +138,131 @@ pub(super) fn read(bytes: &[u8], shape: &AudioShape) -> Result<(Patches, Vec<Evi
     Ok((Patches { count: columns * bands, bytes: cut }, heard))
 }
 
+/// Log-mel energies of a sound at 16 kHz with mean 0 and deviation 1, `[frames, mels]`, and the
+/// deviation that they had.
+fn standard_energies(sound: &[f32], shape: &AudioShape) -> (Vec<f32>, f64) {
+    let mut energies = log_mel(sound, shape.mels);
+    energies.truncate(shape.seconds * FRAMES_A_SECOND * shape.mels);
+    let count = energies.len() as f64;
+    let mean = energies.iter().copied().map(f64::from).sum::<f64>() / count;
+    let square = |e: &f32| (f64::from(*e) - mean).powi(2);
+    let deviation = (energies.iter().map(square).sum::<f64>() / count).sqrt();
+    let deviation = deviation.max(LEAST_DEVIATION);
+    for energy in &mut energies {
+        *energy = ((f64::from(*energy) - mean) / deviation) as f32;
+    }
+    (energies, deviation)
+}
+
 /// Mean level of each of 16 bands in each of 8 stretches of time, and how it rises and falls over all:
 /// each of length 1 by the root of 2; of a sound that hardly changes the latter is shorter.
 fn outline(levels: &[f32], mels: usize) -> Vec<Evidence> {
+    let heard = sums(levels, mels).into_iter().flat_map(|sums| {
+        let scale = sums.scale();
+        evidence(sums.kind, sums.values.into_iter().map(|value| value * scale))
+    });
+    heard.collect()
+}
+
+/// What is added up over a sound, before it has its length.
+struct Sums {
+    kind: &'static str,
+    values: Vec<f32>,
+    /// They count as being at least so long.
+    least: f32,
+}
+
+impl Sums {
+    fn length(&self) -> f32 {
+        self.values.iter().map(|value| value * value).sum::<f32>().sqrt()
+    }
+
+    fn scale(&self) -> f32 {
+        std::f32::consts::FRAC_1_SQRT_2 / self.length().max(self.least)
+    }
+}
+
+fn band(mel: usize, mels: usize) -> usize {
+    mel * BANDS / mels
+}
+
+fn stretch(frame: usize, frames: usize) -> usize {
+    frame * STRETCHES / frames
+}
+
+fn sums(levels: &[f32], mels: usize) -> [Sums; 2] {
     let frames = levels.len() / mels;
-    let band = |mel: usize| mel * BANDS / mels;
-    let stretch = |frame: usize| frame * STRETCHES / frames;
     let mut means = vec![0.0_f32; STRETCHES * BANDS];
     let mut changes = vec![0.0_f32; 2 * BANDS];
     for (frame, row) in levels.chunks_exact(mels).enumerate() {
         for (mel, level) in row.iter().enumerate() {
-            means[stretch(frame) * BANDS + band(mel)] += level;
+            means[stretch(frame, frames) * BANDS + band(mel, mels)] += level;
             if frame > 0 {
                 let change = level - levels[(frame - 1) * mels + mel];
-                changes[2 * band(mel) + usize::from(change < 0.0)] += change.abs();
+                changes[2 * band(mel, mels) + usize::from(change < 0.0)] += change.abs();
             }
         }
     }
-    let mut heard = Vec::new();
     // As long as if every level moved by that much from frame to frame, half of them up.
     let still = STILL * levels.len() as f32 / (2.0 * BANDS as f32).sqrt();
-    for (kind, values, least) in [("levels", means, f32::MIN_POSITIVE), ("changes", changes, still)]
-    {
-        let length = values.iter().map(|value| value * value).sum::<f32>().sqrt();
-        let scale = std::f32::consts::FRAC_1_SQRT_2 / length.max(least);
-        heard.extend(evidence(kind, values.into_iter().map(|value| value * scale)));
+    [
+        Sums { kind: "levels", values: means, least: f32::MIN_POSITIVE },
+        Sums { kind: "changes", values: changes, least: still },
+    ]
+}
+
+/// The slope of a score over the samples of a sound at 16 kHz, from its slopes over the patches'
+/// numbers and over what the wide path hears: the way back of [`read`].
+///
+/// `patches`: `[count, width]`; `heard`: of a key. Returns one number a sample.
+pub(super) fn slope(
+    sound: &[f32],
+    shape: &AudioShape,
+    patches: &[f32],
+    heard: impl Fn(u64) -> f32,
+) -> Vec<f32> {
+    let (levels, deviation) = standard_energies(sound, shape);
+    let (mels, frames) = (shape.mels, levels.len() / shape.mels);
+    let mut slopes = vec![0.0_f32; levels.len()];
+    for (patch, numbers) in patches.chunks_exact(shape.width()).enumerate() {
+        let (column, bands) = (patch * AUDIO_PATCH / mels, mels / AUDIO_PATCH);
+        for (row, numbers) in numbers.chunks_exact(AUDIO_PATCH).enumerate() {
+            let start = (column * AUDIO_PATCH + row) * mels + patch % bands * AUDIO_PATCH;
+            let Some(slopes) = slopes.get_mut(start..start + AUDIO_PATCH) else { continue };
+            for ((slope, number), level) in slopes.iter_mut().zip(numbers).zip(&levels[start..]) {
+                // Beyond, a byte says no more.
+                *slope += if level.abs() < SPAN { number / SPAN } else { 0.0 };
+            }
+        }
     }
-    heard
+    let [means, changes] = sums(&levels, mels).map(|sums| {
+        let key = keys(sums.kind);
+        let given: Vec<f32> = (0..sums.values.len()).map(|at| heard(key(at))).collect();
+        let (scale, length) = (sums.scale(), sums.length());
+        let along: f32 = given.iter().zip(&sums.values).map(|(g, v)| g * v).sum();
+        let bent = if length > sums.least { along / (length * length) } else { 0.0 };
+        let slope = given.iter().zip(&sums.values).map(|(g, v)| scale * (g - bent * v));
+        slope.collect::<Vec<f32>>()
+    });
+    for frame in 0..frames {
+        for mel in 0..mels {
+            let (at, band) = (frame * mels + mel, band(mel, mels));
+            slopes[at] += means[stretch(frame, frames) * BANDS + band];
+            if frame > 0 {
+                let change = levels[at] - levels[at - mels];
+                let slope = changes[2 * band + usize::from(change < 0.0)] * change.signum();
+                slopes[at] += slope;
+                slopes[at - mels] -= slope;
+            }
+        }
+    }
+    let count = slopes.len() as f32;
+    let mean = slopes.iter().sum::<f32>() / count;
+    let along = slopes.iter().zip(&levels).map(|(s, level)| s * level).sum::<f32>() / count;
+    for (slope, level) in slopes.iter_mut().zip(&levels) {
+        *slope = (*slope - mean - level * along) / deviation as f32;
+    }
+    log_mel_slope(sound, mels, &slopes)
 }
 
 /// The sound as a WAV of at most `most` bytes: at 16 kHz with 16 bits, and no longer than fits.
@@ -239,6 +373,48 @@ mod tests {
         assert!((0.499..0.9).contains(&alone), "{alone}");
         assert!((likeness(&rises, &rises) - 1.0).abs() < 1e-3);
         assert!(likeness(&low, &high) < 0.4 && likeness(&rises, &falls) < 0.8);
+    }
+
+    /// Before its numbers become bytes, between which there is no slope.
+    #[test]
+    fn the_way_back_is_that_of_finite_differences() {
+        let shape = AudioShape { seconds: 1, mels: 16, limit: 1 };
+        let sound: Vec<f32> = (0..1_600)
+            .map(|at| {
+                let t = at as f32 / 16_000.0;
+                0.4 * (4_000.0 * t * (1.0 + 9.0 * t)).sin() + 0.2 * (40_000.0 * t).sin()
+            })
+            .collect();
+        let weight = |key: u64| (key % 1_000) as f32 / 500.0 - 1.0;
+        // With 16 bands a patch is 16 frames, one behind the other.
+        let score = |sound: &[f32]| {
+            let (levels, _) = standard_energies(sound, &shape);
+            let numbers = levels.iter().enumerate();
+            let patches =
+                numbers.map(|(at, z)| weight(at as u64 * 37) * z.clamp(-SPAN, SPAN) / SPAN);
+            let heard =
+                outline(&levels, 16).into_iter().map(|(key, value)| 5.0 * weight(key) * value);
+            patches.chain(heard).map(f64::from).sum::<f64>()
+        };
+        let patches: Vec<f32> = (0..16 * 16).map(|at| weight(at * 37)).collect();
+        let slopes = slope(&sound, &shape, &patches, |key| 5.0 * weight(key));
+        let difference = |at: usize| {
+            let moved = |by: f32| {
+                let mut sound = sound.clone();
+                sound[at] += by;
+                score(&sound)
+            };
+            (moved(2e-3) - moved(-2e-3)) / 4e-3
+        };
+        let (mut both, mut one, mut other) = (0.0, 0.0, 0.0);
+        for at in (3..1_600).step_by(17) {
+            let (found, wanted) = (f64::from(slopes[at]), difference(at));
+            both += found * wanted;
+            one += found * found;
+            other += wanted * wanted;
+        }
+        let (alike, size) = (both / (one * other).sqrt(), (one / other).sqrt());
+        assert!(alike > 0.98 && (0.95..1.05).contains(&size), "{alike} {size}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOpt
 use zune_jpeg::JpegDecoder;
 use zune_png::PngDecoder;
 
-use super::{Evidence, ImageShape, Patches, evidence, picture::Picture};
+use super::{Evidence, ImageShape, Patches, evidence, keys, picture::Picture};
 
 /// Pixels of an image that is decoded at all.
 const MOST_PIXELS: usize = 1 << 24;
@@ -114,14 +114,43 @@ fn patches(picture: &Picture, shape: &ImageShape) -> Patches {
 /// linear map from these knows handwritten digits from a few hundred examples, long before a network
 /// does.
 fn edges(picture: &Picture) -> Vec<Evidence> {
+    let mut cells = vec![0.0_f32; CELLS * CELLS * DIRECTIONS];
+    for edge in edges_of(picture) {
+        let [first, second] = edge.cells;
+        cells[first] += edge.length * (1.0 - edge.share);
+        cells[second] += edge.length * edge.share;
+    }
+    let sum: f32 = cells.iter().sum();
+    if sum == 0.0 {
+        return Vec::new();
+    }
+    let values = cells.into_iter().map(|cell| (cell / sum).sqrt());
+    evidence("edges", values)
+}
+
+/// How brightness changes at one pixel.
+struct Edge {
+    at: usize,
+    across: f32,
+    down: f32,
+    length: f32,
+    /// The two directions of its cell that it lies between, and the second's share.
+    cells: [usize; 2],
+    share: f32,
+}
+
+/// What red, green and blue add to brightness.
+const BRIGHTNESS: [f32; 3] = [0.299, 0.587, 0.114];
+
+/// Of all pixels at which it changes.
+fn edges_of(picture: &Picture) -> Vec<Edge> {
     let [side, _] = picture.size();
     let brightness = |pixel: [u8; 3]| {
-        let [red, green, blue] = pixel.map(f32::from);
-        0.299 * red + 0.587 * green + 0.114 * blue
+        pixel.into_iter().zip(BRIGHTNESS).map(|(colour, by)| f32::from(colour) * by).sum()
     };
     let grey: Vec<f32> = picture.pixels().map(brightness).collect();
     let slope = |low: usize, high: usize| grey[high] - grey[low];
-    let mut cells = vec![0.0_f32; CELLS * CELLS * DIRECTIONS];
+    let mut edges = Vec::with_capacity(side * side);
     for y in 0..side {
         for x in 0..side {
             let at = y * side + x;
@@ -136,16 +165,109 @@ fn edges(picture: &Picture) -> Vec<Evidence> {
             let turn = turn * DIRECTIONS as f32;
             let (first, share) = (turn.floor() as usize, turn.fract());
             let cell = (y * CELLS / side * CELLS + x * CELLS / side) * DIRECTIONS;
-            cells[cell + first % DIRECTIONS] += length * (1.0 - share);
-            cells[cell + (first + 1) % DIRECTIONS] += length * share;
+            let cells = [first, first + 1].map(|way| cell + way % DIRECTIONS);
+            edges.push(Edge { at, across, down, length, cells, share });
         }
+    }
+    edges
+}
+
+/// The slope of a score over the bytes of a picture of the shape's size, from its slopes over the
+/// patches' numbers and over what the wide path sees: the way back of [`read`].
+///
+/// `cut`: `[count, width]`; `seen`: of a key. Returns `[side, side, 3]`.
+pub(super) fn slope(
+    picture: &Picture,
+    shape: &ImageShape,
+    cut: &[f32],
+    seen: impl Fn(u64) -> f32,
+) -> Vec<f32> {
+    let (side, patch) = (shape.side, shape.patch);
+    let mut slopes = vec![0.0_f32; 3 * side * side];
+    let mut cut = cut.chunks_exact(3 * patch);
+    for top in (0..side).step_by(patch) {
+        for left in (0..side).step_by(patch) {
+            for (y, row) in (top..top + patch).zip(&mut cut) {
+                let start = 3 * (y * side + left);
+                slopes[start..start + 3 * patch]
+                    .iter_mut()
+                    .zip(row)
+                    .for_each(|(slope, number)| *slope += number / 127.5);
+            }
+        }
+    }
+    edges_slope(picture, &mut slopes, &seen);
+    colours_slope(side, &mut slopes, &seen);
+    slopes
+}
+
+fn edges_slope(picture: &Picture, slopes: &mut [f32], seen: &impl Fn(u64) -> f32) {
+    let (edges, [side, _]) = (edges_of(picture), picture.size());
+    let mut cells = vec![0.0_f32; CELLS * CELLS * DIRECTIONS];
+    for edge in &edges {
+        cells[edge.cells[0]] += edge.length * (1.0 - edge.share);
+        cells[edge.cells[1]] += edge.length * edge.share;
     }
     let sum: f32 = cells.iter().sum();
     if sum == 0.0 {
-        return Vec::new();
+        return;
     }
-    let values = cells.into_iter().map(|cell| (cell / sum).sqrt());
-    evidence("edges", values)
+    // What is seen of a cell is sqrt(cell / sum); at 0 its slope has no bound, and is that of a cell
+    // of a thousandth of the mean.
+    let least = 1e-3 * sum / cells.len() as f32;
+    let key = keys("edges");
+    let given: Vec<f32> = (0..cells.len()).map(|at| seen(key(at))).collect();
+    let root = |cell: f32| (cell.max(least) / sum).sqrt();
+    let along: f32 = given.iter().zip(&cells).map(|(g, &c)| 0.5 * g * c / (root(c) * sum)).sum();
+    let of_cell: Vec<f32> =
+        given.iter().zip(&cells).map(|(g, &c)| (0.5 * g / root(c) - along) / sum).collect();
+    let turn = DIRECTIONS as f32 / std::f32::consts::TAU;
+    let mut grey = vec![0.0_f32; side * side];
+    for edge in &edges {
+        let [first, second] = edge.cells.map(|cell| of_cell[cell]);
+        let of_length = first * (1.0 - edge.share) + second * edge.share;
+        // The angle's change is the share's; the length stands before both.
+        let of_turn = (second - first) * turn / edge.length;
+        let across = (of_length * edge.across / edge.length) - of_turn * edge.down;
+        let down = (of_length * edge.down / edge.length) + of_turn * edge.across;
+        let (x, y) = (edge.at % side, edge.at / side);
+        if x > 0 && x + 1 < side {
+            grey[edge.at + 1] += across;
+            grey[edge.at - 1] -= across;
+        }
+        if y > 0 && y + 1 < side {
+            grey[edge.at + side] += down;
+            grey[edge.at - side] -= down;
+        }
+    }
+    for (pixel, grey) in slopes.chunks_exact_mut(3).zip(grey) {
+        pixel.iter_mut().zip(BRIGHTNESS).for_each(|(slope, by)| *slope += by * grey);
+    }
+}
+
+fn colours_slope(side: usize, slopes: &mut [f32], seen: &impl Fn(u64) -> f32) {
+    let (key, scale) = (keys("colours"), colours_scale(side));
+    let given: Vec<f32> =
+        (0..2 * COLOUR_CELLS * COLOUR_CELLS).map(|at| scale * seen(key(at))).collect();
+    for (at, pixel) in slopes.chunks_exact_mut(3).enumerate() {
+        let cell = colour_cell(at, side);
+        let (red, blue) = (given[cell], given[cell + 1]);
+        let bent = [red - blue / 2.0, -red - blue / 2.0, blue];
+        pixel.iter_mut().zip(bent).for_each(|(slope, by)| *slope += by);
+    }
+}
+
+/// Where the cell of a pixel begins.
+fn colour_cell(at: usize, side: usize) -> usize {
+    let [x, y] = [at % side, at / side].map(|at| at * COLOUR_CELLS / side);
+    2 * (y * COLOUR_CELLS + x)
+}
+
+/// A picture of one strong colour is about as long as its edges.
+fn colours_scale(side: usize) -> f32 {
+    let cells = 2 * COLOUR_CELLS * COLOUR_CELLS;
+    let scale = cells as f32 / 2.0 / (side * side) as f32 / 255.0;
+    scale / (cells as f32).sqrt()
 }
 
 /// How red and how blue each of 4 x 4 cells is; nothing of a grey picture.
@@ -154,14 +276,11 @@ fn colours(picture: &Picture) -> Vec<Evidence> {
     let mut cells = vec![0.0_f32; 2 * COLOUR_CELLS * COLOUR_CELLS];
     for (at, pixel) in picture.pixels().enumerate() {
         let [red, green, blue] = pixel.map(f32::from);
-        let [x, y] = [at % side, at / side].map(|at| at * COLOUR_CELLS / side);
-        let cell = 2 * (y * COLOUR_CELLS + x);
+        let cell = colour_cell(at, side);
         cells[cell] += red - green;
         cells[cell + 1] += blue - (red + green) / 2.0;
     }
-    // A picture of one strong colour is about as long as its edges.
-    let scale = cells.len() as f32 / 2.0 / (side * side) as f32 / 255.0;
-    let scale = scale / (cells.len() as f32).sqrt();
+    let scale = colours_scale(side);
     evidence("colours", cells.into_iter().map(|cell| cell * scale))
 }
 
@@ -239,6 +358,43 @@ mod tests {
         let (red, blue) = (colours(&of(|_, _| [255, 0, 0])), colours(&of(|_, _| [0, 0, 255])));
         assert!((0.5..1.5).contains(&length(&red)) && (0.3..1.5).contains(&length(&blue)));
         assert_ne!(red, blue);
+    }
+
+    #[test]
+    fn the_way_back_is_that_of_finite_differences() {
+        let shape = ImageShape { side: 16, patch: 4, limit: 1 };
+        let pixels: Vec<u8> = (0..16 * 16 * 3_u32)
+            .map(|at| {
+                (120.0 + 90.0 * (f64::from(at / 3 % 16 * 7 + at / 48 * 3 + at % 3) * 0.31).sin())
+                    as u8
+            })
+            .collect();
+        let picture = Picture::of_rgb([16, 16], pixels);
+        let weight = |key: u64| (key % 1_000) as f32 / 500.0 - 1.0;
+        let cut: Vec<f32> = (0..16 * 16 * 3).map(|at| 0.3 * weight(at * 37)).collect();
+        let score = |picture: &Picture| {
+            let patches = patches(picture, &shape);
+            let numbers = patches.bytes.iter().zip(&cut);
+            let numbers = numbers.map(|(&byte, by)| (f32::from(byte) / 127.5 - 1.0) * by);
+            let seen = edges(picture).into_iter().chain(colours(picture));
+            let seen = seen.map(|(key, value)| 5.0 * weight(key) * value);
+            numbers.chain(seen).map(f64::from).sum::<f64>()
+        };
+        let slopes = slope(&picture, &shape, &cut, |key| 5.0 * weight(key));
+        let (mut both, mut one, mut other) = (0.0, 0.0, 0.0);
+        for at in 0..16 * 16 * 3 {
+            let moved = |by: i16| {
+                let mut bytes = picture.rgb().to_vec();
+                bytes[at] = (i16::from(bytes[at]) + by) as u8;
+                score(&Picture::of_rgb([16, 16], bytes))
+            };
+            let (found, wanted) = (f64::from(slopes[at]), (moved(1) - moved(-1)) / 2.0);
+            both += found * wanted;
+            one += found * found;
+            other += wanted * wanted;
+        }
+        let (alike, size) = (both / (one * other).sqrt(), (one / other).sqrt());
+        assert!(alike > 0.98 && (0.95..1.05).contains(&size), "{alike} {size}");
     }
 
     #[test]

@@ -28,12 +28,58 @@ static TRANSFORM: LazyLock<Vec<f32>> = LazyLock::new(|| {
     (0..WINDOW).flat_map(row).collect()
 });
 
+/// The same turned round, `[2 * BINS, WINDOW]`: the way back.
+static BACK: LazyLock<Vec<f32>> = LazyLock::new(|| {
+    let row = |bin: usize| (0..WINDOW).map(move |at| TRANSFORM[at * 2 * BINS + bin]);
+    (0..2 * BINS).flat_map(row).collect()
+});
+
 /// Natural logarithms of mel energies, `[frames, mels]`: power of windows of 25 ms (Hann) every
 /// 10 ms, in triangles of equal width on Slaney's mel scale, each of area 1 (Slaney 1998,
 /// "Auditory toolbox"). The last window begins where a whole one is left; a sound that is shorter
 /// than one has silence behind it.
 pub(super) fn log_mel(sound: &[f32], mels: usize) -> Vec<f32> {
-    let bands = bands(mels);
+    let (bands, spectra) = (bands(mels), spectra(sound));
+    let mut energies = Vec::with_capacity(spectra.len() / (2 * BINS) * mels);
+    for spectrum in spectra.chunks_exact(2 * BINS) {
+        let power = power(spectrum);
+        energies.extend(bands.iter().map(|band| band.energy(&power).max(SILENCE).ln()));
+    }
+    energies
+}
+
+/// The slope of a score over the sound's samples, from its slopes over the energies of the first
+/// frames: the way back of [`log_mel`].
+pub(super) fn log_mel_slope(sound: &[f32], mels: usize, slopes: &[f32]) -> Vec<f32> {
+    let (bands, mut spectra) = (bands(mels), spectra(sound));
+    let frames = spectra.len() / (2 * BINS);
+    for (frame, spectrum) in spectra.chunks_exact_mut(2 * BINS).enumerate() {
+        let power = power(spectrum);
+        let mut of_power = [0.0; BINS];
+        let slopes = slopes.get(frame * mels..(frame + 1) * mels).unwrap_or_default();
+        for (band, slope) in bands.iter().zip(slopes) {
+            let energy = band.energy(&power);
+            if energy > SILENCE {
+                let places = of_power[band.first..].iter_mut().zip(&band.weights);
+                places.for_each(|(sum, weight)| *sum += slope * weight / energy);
+            }
+        }
+        let (real, imaginary) = spectrum.split_at_mut(BINS);
+        for ((re, im), of_power) in real.iter_mut().zip(imaginary).zip(of_power) {
+            (*re, *im) = (2.0 * *re * of_power, 2.0 * *im * of_power);
+        }
+    }
+    let windows = matrix_product(&spectra, &BACK, [frames, 2 * BINS, WINDOW]);
+    let mut all = vec![0.0; sound.len()];
+    for (window, start) in windows.chunks_exact(WINDOW).zip((0..).step_by(HOP)) {
+        let start = start.min(all.len());
+        all[start..].iter_mut().zip(window).for_each(|(sum, slope)| *sum += slope);
+    }
+    all
+}
+
+/// Fourier transforms of the sound's windows, `[frames, 2 * BINS]`.
+fn spectra(sound: &[f32]) -> Vec<f32> {
     let frames = 1 + sound.len().saturating_sub(WINDOW) / HOP;
     let mut windows = vec![0.0; frames * WINDOW];
     for (window, start) in windows.chunks_exact_mut(WINDOW).zip((0..).step_by(HOP)) {
@@ -41,27 +87,23 @@ pub(super) fn log_mel(sound: &[f32], mels: usize) -> Vec<f32> {
         let length = rest.len().min(WINDOW);
         window[..length].copy_from_slice(&rest[..length]);
     }
-    let spectra = matrix_product(&windows, &TRANSFORM, [frames, WINDOW, 2 * BINS]);
-    let mut energies = Vec::with_capacity(frames * mels);
-    let mut power = [0.0; BINS];
-    for spectrum in spectra.chunks_exact(2 * BINS) {
-        let (real, imaginary) = spectrum.split_at(BINS);
-        for ((power, re), im) in power.iter_mut().zip(real).zip(imaginary) {
-            *power = re * re + im * im;
-        }
-        for band in &bands {
-            let weighed = band.weights.iter().zip(&power[band.first..]);
-            let energy: f32 = weighed.map(|(weight, power)| weight * power).sum();
-            energies.push(energy.max(SILENCE).ln());
-        }
-    }
-    energies
+    matrix_product(&windows, &TRANSFORM, [frames, WINDOW, 2 * BINS])
+}
+
+fn power(spectrum: &[f32]) -> [f32; BINS] {
+    std::array::from_fn(|bin| spectrum[bin].powi(2) + spectrum[BINS + bin].powi(2))
 }
 
 /// A triangle over the bins of the transform.
 struct Band {
     first: usize,
     weights: Vec<f32>,
+}
+
+impl Band {
+    fn energy(&self, power: &[f32; BINS]) -> f32 {
+        self.weights.iter().zip(&power[self.first..]).map(|(weight, power)| weight * power).sum()
+    }
 }
 
 fn bands(mels: usize) -> Vec<Band> {

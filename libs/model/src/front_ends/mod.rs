@@ -12,13 +12,15 @@ mod table;
 
 use tidegate_contracts::Part;
 
+pub use self::{
+    audio::Sound,
+    picture::Picture,
+    shape::{AudioShape, FeatureShape, ImageShape, Modality},
+    table::{MOST_FEATURES, Scales},
+};
 pub(crate) use self::{
     shape::{AUDIO_PATCH, TERMS},
     table::Read,
-};
-pub use self::{
-    shape::{AudioShape, FeatureShape, ImageShape, Modality},
-    table::{MOST_FEATURES, Scales},
 };
 use crate::{
     Architecture, Input, ModelError,
@@ -33,10 +35,15 @@ pub(crate) type Evidence = (u64, f32);
 
 /// Keys of a list of values; none of what is 0.
 fn evidence(kind: &str, values: impl Iterator<Item = f32>) -> Vec<Evidence> {
-    let kind = fnv(kind.bytes());
-    let key = |at: u64| mix(kind.wrapping_add(at));
+    let key = keys(kind);
     let values = (0..).zip(values).filter(|&(_, value)| value != 0.0);
     values.map(|(at, value)| (key(at), value)).collect()
+}
+
+/// The key of each place of a list.
+fn keys(kind: &str) -> impl Fn(usize) -> u64 {
+    let kind = fnv(kind.bytes());
+    move |at| mix(kind.wrapping_add(at as u64))
 }
 
 /// What a front-end made of one part: rows of the sequence before they have their width.
@@ -130,6 +137,29 @@ pub(crate) fn length(input: &Input, a: &Architecture) -> usize {
 fn bad(index: usize, part: &Part, reason: String) -> ModelError {
     ModelError::BadPart { field: format!("parts[{index}].{}", part.name()), reason }
 }
+
+/// The slope of a score over a picture's bytes, from those over what both paths made of it.
+pub(crate) fn picture_slope(
+    picture: &Picture,
+    shape: &ImageShape,
+    patches: &[f32],
+    seen: impl Fn(u64) -> f32,
+) -> Vec<f32> {
+    image::slope(picture, shape, patches, seen)
+}
+
+/// The same over the samples of a sound at 16 kHz.
+pub(crate) fn sound_slope(
+    sound: &[f32],
+    shape: &AudioShape,
+    patches: &[f32],
+    heard: impl Fn(u64) -> f32,
+) -> Vec<f32> {
+    audio::slope(sound, shape, patches, heard)
+}
+
+/// What both paths make of one number.
+pub(crate) use self::table::number as table_number;
 
 /// Rows of all parts that the architecture reads beside text, in their order; and what the wide path
 /// sees of them.

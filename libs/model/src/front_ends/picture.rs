@@ -3,9 +3,11 @@ use std::io::Write as _;
 
 use flate2::{Compression, Crc, write::ZlibEncoder};
 
+use crate::ModelError;
+
 /// A picture in red, green and blue.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Picture {
+pub struct Picture {
     width: usize,
     height: usize,
     /// `[height, width, 3]`.
@@ -13,6 +15,31 @@ pub(super) struct Picture {
 }
 
 impl Picture {
+    /// Decodes a PNG or a JPEG; what is transparent becomes white.
+    ///
+    /// # Errors
+    /// [`ModelError::BadPart`] says what is wrong with it.
+    pub fn read(bytes: &[u8]) -> Result<Self, ModelError> {
+        let bad = |reason| ModelError::BadPart { field: "image".to_owned(), reason };
+        super::image::decode(bytes).map_err(bad)
+    }
+
+    /// A picture of these bytes: red, green and blue, pixel by pixel, row by row.
+    ///
+    /// # Panics
+    /// When they are not `[height, width, 3]`, or none.
+    #[must_use]
+    pub fn of_rgb([width, height]: [usize; 2], bytes: Vec<u8>) -> Self {
+        assert!(width * height > 0 && bytes.len() == 3 * width * height, "three bytes a pixel");
+        Self { width, height, bytes }
+    }
+
+    /// Red, green and blue, pixel by pixel, row by row: `[height, width, 3]`.
+    #[must_use]
+    pub fn rgb(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// `pixels`: `[height, width, colours]`, which are grey, or red, green and blue, with how opaque
     /// each pixel is behind them where there are two or four. What is transparent becomes white.
     pub(super) fn new(
@@ -40,7 +67,8 @@ impl Picture {
     }
 
     /// Width and height.
-    pub(super) fn size(&self) -> [usize; 2] {
+    #[must_use]
+    pub fn size(&self) -> [usize; 2] {
         [self.width, self.height]
     }
 
@@ -56,7 +84,11 @@ impl Picture {
 
     /// The same picture at another size. A new pixel is a mean over what it covers and a little beyond
     /// (a triangle), so that thin strokes do not vanish; between pixels it is linear.
-    pub(super) fn resized(&self, [width, height]: [usize; 2]) -> Self {
+    ///
+    /// # Panics
+    /// When a side is 0.
+    #[must_use]
+    pub fn resized(&self, [width, height]: [usize; 2]) -> Self {
         if self.size() == [width, height] {
             return self.clone();
         }
@@ -89,7 +121,8 @@ impl Picture {
     }
 
     /// As a PNG without loss.
-    pub(super) fn to_png(&self) -> Vec<u8> {
+    #[must_use]
+    pub fn to_png(&self) -> Vec<u8> {
         let mut rows = Vec::with_capacity(self.bytes.len() + self.height);
         for row in self.bytes.chunks_exact(3 * self.width) {
             // Each byte less that of the pixel before.

@@ -160,8 +160,8 @@ impl Read {
                     (key, 1.0)
                 }
                 FeatureValue::Number(number) => {
-                    let (level, bins) = number_of(name, *number, scales);
-                    keys.extend(bins.map(|bin| mix(of_name.wrapping_add(bin))));
+                    let (level, bins) = self::number(name, *number, scales);
+                    keys.extend(bins);
                     (mix(of_name ^ 1), level)
                 }
             };
@@ -173,6 +173,14 @@ impl Read {
         let value = 1.0 / (keys.len() as f32).sqrt();
         Self { tokens, evidence: keys.into_iter().map(|key| (key, value)).collect() }
     }
+}
+
+/// What both paths make of one number: its level, and keys of the wide path, each of which counts
+/// alike.
+pub(crate) fn number(name: &str, number: f64, scales: &Scales) -> (f32, [u64; BINS.len()]) {
+    let (level, bins) = number_of(name, number, scales);
+    let of_name = mix(fnv(name.bytes()));
+    (level, bins.map(|bin| mix(of_name.wrapping_add(bin))))
 }
 
 /// A number of about deviation 1, and the bins that it lies in.

@@ -291,6 +291,11 @@ impl<B: Kernels> Network<B> {
         pooling(&batch.segments, &x.device()).matmul(x)
     }
 
+    /// The vector of each token of text, `[text rows, d_model]`, before its place is added.
+    pub(crate) fn embedded(&self, batch: &Batch<B>) -> Tensor<B, 2> {
+        B::embed(self.embedding.val(), batch.tokens.clone())
+    }
+
     /// Final hidden states, what the routers did, and their losses.
     fn states(
         &self,
@@ -304,7 +309,10 @@ impl<B: Kernels> Network<B> {
         form.heads.first = first;
         let Form { affinity, rule, compute, .. } = form;
         let router = Router { affinity, rule, training, compute };
-        let mut x = B::embed(self.embedding.val(), batch.tokens.clone());
+        let mut x = self.embedded(batch);
+        if let Some(nudge) = &batch.nudge {
+            x = x + nudge.clone();
+        }
         if let Some(positions) = &self.positions {
             // Of texts: pictures and sounds have places of their own.
             let at = batch.positions(first, &x.device());

@@ -53,6 +53,7 @@ fn checks(outcome: Outcome, against: bool) -> Vec<CheckResult> {
     let check = |id: &str, layer, metric: &str, severity, state, values: [f64; 4], rule: &str| {
         let [champion, candidate, low, high] = values;
         CheckResult {
+            chance: None,
             id: id.to_owned(),
             layer,
             metric: metric.to_owned(),
