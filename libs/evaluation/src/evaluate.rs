@@ -4,7 +4,8 @@ use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, time::Instant};
 use chrono::Utc;
 use tidegate_contracts::{
     ArtifactHash, CODE_VERSION, CheckResult, CheckState, DataEvidence, EnergyEvidence,
-    GenerationId, Golden, JobId, JobKind, Outcome, Part, Severity, SuiteRef, Verdict, Window,
+    GenerationId, Golden, JobId, JobKind, NO_LEAK, Outcome, Part, Severity, SuiteRef, Verdict,
+    Window,
 };
 use tidegate_model::Input;
 use tidegate_telemetry::energy::{Energy, EnergyMeter, carbon};
@@ -14,7 +15,6 @@ use crate::{
     evidence::{Evidence, digest},
     judge::effect,
     stats::nearest_rank,
-    suite::NO_LEAK,
 };
 
 /// Inputs with answers that a gateway repeats before it serves.

@@ -2,7 +2,7 @@
 use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
-use tidegate_contracts::{ArtifactHash, Layer, Severity, SuiteRef};
+use tidegate_contracts::{ArtifactHash, Layer, NO_LEAK, Severity, SuiteRef};
 
 use crate::{
     Metric,
@@ -19,9 +19,6 @@ const OUTSIDE: f64 = 9.5;
 
 /// Confidence levels that an interval may have.
 const LEVELS: std::ops::RangeInclusive<f64> = 0.5..=0.9999;
-
-/// The check that no suite can leave out: nothing held out was trained on.
-pub(crate) const NO_LEAK: &str = "no-leak";
 
 /// What is wrong with a suite.
 #[derive(Debug, thiserror::Error)]

@@ -13,7 +13,7 @@ use tidegate_evaluation::{
 use tidegate_model::Scores;
 
 /// What we have no code for yet, by name: nobody may think that it was walked.
-const NOT_WALKED: [&str; 22] = [
+const NOT_WALKED: [&str; 21] = [
     "zero_division_conventions",
     "paired_sign_flip_permutation_exact",
     "rank_tests",
@@ -34,11 +34,12 @@ const NOT_WALKED: [&str; 22] = [
     "worst_of_k",
     "carbon_codecarbon",
     "carbon_arithmetic",
-    "decision_record_crypto",
     "leakage_similarity",
 ];
 
-const WALKED: [&str; 13] = [
+const WALKED: [&str; 14] = [
+    // In `libs/ledger/src/seal/key.rs`, where the code is; of its chain and tree only the rules are ours.
+    "decision_record_crypto",
     "regression_basic",
     "binary_basic",
     "multiclass_basic",

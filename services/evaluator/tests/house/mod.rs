@@ -192,7 +192,7 @@ impl House {
         let verdict = state.generation(generation).unwrap().verdict.clone().unwrap().id;
         let (generation, previous) = (*generation, state.champion());
         let by = PromotedBy::Policy;
-        self.append(Fact::Promoted { generation, previous, verdict, by }).await;
+        self.append(Fact::promotion(generation, previous, verdict, by)).await;
     }
 
     pub(crate) async fn set_aside(&self, generation: &GenerationId) {
