@@ -67,6 +67,7 @@ def config_fields():
     walk(schema, [])
     # Of the chart's own (helm/schema.py, OWNED): written only where they are used.
     return names | {
+        "TIDEGATE_CONTROLLER__WEBHOOKS",
         "TIDEGATE_DEVICE",
         "TIDEGATE_GATEWAY__NAME",
         "TIDEGATE_LEDGER__STORE__REDIS__URL",
