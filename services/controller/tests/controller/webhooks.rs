@@ -13,7 +13,7 @@ use axum::{
 };
 use ring::hmac;
 use serde_json::{Value, json};
-use tidegate_contracts::{JobKind, Outcome, proto::v1};
+use tidegate_contracts::{ArtifactHash, JobKind, Outcome, proto::v1};
 
 use crate::house::{House, config};
 
@@ -68,6 +68,21 @@ async fn until(ear: &Ear, what: &str, holds: impl Fn(&Heard) -> bool) {
     }
 }
 
+/// Waits until it is kept that a receiver has got as far as entry `seq`.
+async fn until_kept(house: &House, url: &str, seq: u64) {
+    let name = format!("controller/webhook/{}", ArtifactHash::of(url.as_bytes()).short());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let kept = house.ledger.get_state(&name).await.unwrap();
+        let kept = kept.map(|seq| std::str::from_utf8(&seq).unwrap().parse::<u64>().unwrap());
+        if kept.is_some_and(|kept| kept >= seq) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not kept in time: {kept:?} of {seq}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 fn events(ear: &Ear) -> Vec<String> {
     ear.lock().unwrap().taken.iter().map(|(event, _)| event.clone()).collect()
 }
@@ -87,15 +102,8 @@ async fn every_decision_is_told_in_order_signed_and_once_over_restarts() {
     // From before there was a receiver: not told.
     house.champion(JobKind::ColdStart).await;
     let running = house.start();
-    house.until("the receivers are known", |_| true).await;
     for url in [&url, &other] {
-        let name = tidegate_contracts::ArtifactHash::of(url.as_bytes()).short();
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let name = format!("controller/webhook/{name}");
-        while house.ledger.get_state(&name).await.unwrap().is_none() {
-            assert!(Instant::now() < deadline);
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until_kept(&house, url, 0).await;
     }
     let first = house.candidate(JobKind::HotUpdate, Outcome::AutoPromote).await;
     house.until("it is promoted", |state| state.champion() == Some(first.id)).await;
@@ -103,6 +111,10 @@ async fn every_decision_is_told_in_order_signed_and_once_over_restarts() {
     assert_eq!((events(&ear), ear.lock().unwrap().tries), (vec!["promoted".to_owned()], 3));
     house.candidate(JobKind::HotUpdate, Outcome::Blocked).await;
     until(&ear, "the block is told", |heard| heard.taken.len() == 2).await;
+    let seq = house.entries("VerdictIssued").await.pop().unwrap().seq;
+    for url in [&url, &other] {
+        until_kept(&house, url, seq).await;
+    }
     running.stop().await;
 
     // Decided while nobody leads; told by the next.
@@ -135,11 +147,7 @@ async fn a_receiver_that_is_away_or_wants_nothing_holds_up_nobody() {
     })))
     .await;
     let running = house.start();
-    let name = tidegate_contracts::ArtifactHash::of(url.as_bytes()).short();
-    let name = format!("controller/webhook/{name}");
-    while house.ledger.get_state(&name).await.unwrap().is_none() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_kept(&house, &url, 0).await;
     for kind in [JobKind::ColdStart, JobKind::HotUpdate] {
         let made = house.candidate(kind, Outcome::AutoPromote).await;
         house.until("it is promoted", |state| state.champion() == Some(made.id)).await;
