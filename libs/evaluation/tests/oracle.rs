@@ -38,7 +38,8 @@ const NOT_WALKED: [&str; 21] = [
 ];
 
 const WALKED: [&str; 14] = [
-    // In `libs/ledger/src/seal/key.rs`, where the code is; of its chain and tree only the rules are ours.
+    // Its keys, padding and signature in `libs/ledger/src/seal/key.rs`, where the code is. Its chain and
+    // tree are of SHA-256: ours is of BLAKE3, and there is no tree.
     "decision_record_crypto",
     "regression_basic",
     "binary_basic",

@@ -57,7 +57,8 @@ pub struct WebhookConfig {
     /// Signs each message: HMAC-SHA256 of the body in `x-tidegate-signature`. Unsigned when empty.
     #[serde(default)]
     pub secret: Secret,
-    /// PEM file of the authority that signed the receiver's certificate, beside those everybody knows.
+    /// PEM file of the authority that signed the receiver's certificate, beside those the system
+    /// trusts.
     #[serde(default)]
     pub ca: Option<std::path::PathBuf>,
 }
