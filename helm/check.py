@@ -67,6 +67,7 @@ def config_fields():
     walk(schema, [])
     # Of the chart's own (helm/schema.py, OWNED): written only where they are used.
     return names | {
+        "TIDEGATE_CONTROLLER__WEBHOOKS",
         "TIDEGATE_DEVICE",
         "TIDEGATE_GATEWAY__NAME",
         "TIDEGATE_LEDGER__STORE__REDIS__URL",
@@ -124,7 +125,7 @@ def check_pods(name, things):
             called = variable["name"]
             claim(not called.startswith("TIDEGATE_") or called in allowed,
                   f"{where}: {called} is a field of the configuration")
-            secret = re.search("URL|TOKEN|PROPERTIES", called)
+            secret = re.search("URL|TOKEN|PROPERTIES|WEBHOOKS", called)
             claim(not secret or "secretKeyRef" in variable.get("valueFrom", {}),
                   f"{where}: {called} comes from a Secret")
         ports = {port["name"] for port in container.get("ports", [])}
@@ -189,6 +190,14 @@ def check_minimal(things):
     gateway = pod_template(of(things, "Deployment", "-gateway"))["spec"]["containers"][0]
     mount = next(m for m in gateway["volumeMounts"] if m["name"] == "artifacts")
     claim(mount.get("readOnly"), "a gateway cannot change a generation")
+    private = {pod_template(t)["metadata"]["labels"]["app.kubernetes.io/component"]: [
+        source["secret"]["items"][0]["path"]
+        for volume in pod_template(t)["spec"]["volumes"] if volume["name"] == "keys"
+        for source in volume["projected"]["sources"] if "secret" in source]
+        for t in things if t["kind"] in ("Deployment", "StatefulSet")}
+    claim({c: keys for c, keys in private.items() if keys}
+          == {"evaluator": ["evaluator.key"], "controller": ["controller.key"]},
+          f"who signs has its own key, and nobody another's ({private})")
     schedules = {t["metadata"]["name"]: t["spec"]["schedule"] for t in things
                  if t["kind"] == "CronJob"}
     claim(schedules == {f"{RELEASE}-tidegate-hot-update": "0 3 * * *",
@@ -248,6 +257,9 @@ REFUSED = {
     # What the binary would refuse, or the chart decides itself.
     ("--set", "tls.secretName="): "tls.secretName is needed",
     ("--set", "tokens.secret.name="): "tokens.secret.name is needed",
+    ("--set", "keys.public.name="): "keys.public.name is needed",
+    ("--set", "keys.evaluator.name="): "keys.evaluator.name is needed",
+    ("--set", "config.controller.webhooks[0].url=x"): "webhooks",
     ("--set", "config.listen.grpc=0.0.0.0:8001"): "listen",
     ("--set", "config.stream.embedded.listen=0.0.0.0:9092"): "stream",
     ("--set", "config.ledger.store=embedded"): "ledger",

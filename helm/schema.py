@@ -15,6 +15,7 @@ SCHEMA = pathlib.Path(__file__).parent / "tidegate/values.schema.json"
 
 # What the chart decides, by values of its own.
 OWNED = {
+    "controller.webhooks",
     "data_dir",
     "device",
     "evaluator.suite",

@@ -12,6 +12,7 @@ use std::{
 use anyhow::Context as _;
 use serde_json::Value;
 use tempfile::TempDir;
+use tidegate_ledger::{Holder, seal};
 use tidegate_tests::{Endpoints, Kafka, Process, Redis, binary, cache, curl, until};
 
 /// As the chart's README writes them.
@@ -68,6 +69,11 @@ impl Release {
                     r#"{"sasl.username"="u", "sasl.password"="p, {x}"}"#.to_owned(),
                 ),
                 ("TIDEGATE_LISTEN__TOKENS", TOKENS.to_owned()),
+                (
+                    "TIDEGATE_CONTROLLER__WEBHOOKS",
+                    r#"[{url="https://hooks.example/t", secret="s, {1}", events=["blocked"]}]"#
+                        .to_owned(),
+                ),
                 ("TIDEGATE_TOKEN", "c-1".to_owned()),
             ]),
         };
@@ -212,6 +218,12 @@ fn the_binary_takes_every_configuration_that_the_chart_renders() -> anyhow::Resu
                 assert_eq!(recipe["architecture"]["layers"], 4);
                 assert_eq!(recipe["cold_start"]["max_seconds"], 3600.0);
                 assert_eq!(shown["gateway"]["batch"]["queue_bytes"], 17_179_869_184_u64);
+                assert_eq!(shown["ledger"]["keys"]["unsigned_until"], 4711);
+                let told = pod.args[0] == "control";
+                assert_eq!(
+                    shown["controller"]["webhooks"].as_array().unwrap().len(),
+                    usize::from(told)
+                );
                 assert_eq!(shown["stream"]["properties"].as_object().unwrap().len(), 4);
             }
             let gpu = set == "gpu.yaml" && matches!(&*pod.args[0], "train" | "evaluate" | "serve");
@@ -241,6 +253,9 @@ async fn the_pods_of_the_chart_run_and_its_clocks_only_ask() -> anyhow::Result<(
     release.secrets.insert("TIDEGATE_LEDGER__STORE__REDIS__URL", redis.url());
     let ca = release.certify()?;
     std::fs::create_dir(release.folder.path().join("artifacts"))?;
+    for holder in [Holder::Evaluator, Holder::Controller] {
+        seal::make(&release.folder.path().join("keys"), &holder)?;
+    }
 
     let containers = release.containers(&["Deployment", "StatefulSet"])?;
     let mut pods: BTreeMap<String, Pod> = BTreeMap::new();

@@ -9,7 +9,7 @@ use std::{
 
 use serde::Deserialize;
 use tempfile::TempDir;
-use tidegate_ledger::Fact;
+use tidegate_ledger::{Fact, Holder, seal};
 use tidegate_tests::{Accounts, House, Kafka, Process, Redis, Topics, learnt_once, until};
 
 /// Two curators share the partitions; what is after the dash tells them apart.
@@ -37,14 +37,20 @@ impl Apart {
     async fn start() -> anyhow::Result<Self> {
         let (kafka, redis) = (Kafka::start()?, Redis::start()?);
         let artifacts = tempfile::tempdir()?;
+        let keys = artifacts.path().join("keys");
+        for holder in [Holder::Evaluator, Holder::Controller] {
+            seal::make(&keys, &holder)?;
+        }
         let mut services = BTreeMap::new();
         let (brokers, url) = (kafka.brokers(), redis.url());
         for service in SERVICES {
             let flags = ["--kafka", &brokers, "--redis", &url];
             let command = service.split('-').next().unwrap_or_default();
             let mut house = House::of(command, "", &flags)?;
-            house
-                .configure_small(&format!("[ledger.artifacts]\ndir = {:?}\n", artifacts.path()))?;
+            let artifacts = artifacts.path();
+            house.configure_small(&format!(
+                "[ledger.artifacts]\ndir = {artifacts:?}\n[ledger.keys]\ndir = {keys:?}\n"
+            ))?;
             house.pin_ports();
             house.launch()?;
             services.insert(service, house);

@@ -49,7 +49,9 @@ come by environment variables, which win over the file.
     "partitions" .Values.kafka.partitions
     "replication" .Values.kafka.replication
     "properties" .Values.kafka.properties)
-  "ledger" (dict "store" (dict "redis" (dict "prefix" .Values.redis.prefix)))
+  "ledger" (dict
+    "store" (dict "redis" (dict "prefix" .Values.redis.prefix))
+    "keys" (dict "dir" "/etc/tidegate/keys" "unsigned_until" (int64 .Values.keys.unsignedUntil)))
   "controller" (dict "schedule" $schedule) -}}
 {{- if .Values.suite -}}
 {{- $_ := set $chart "evaluator" (dict "suite" "/etc/tidegate/suite.yaml") -}}

@@ -108,6 +108,10 @@ spec:
           valueFrom: {secretKeyRef: {name: {{ .name }}, key: {{ .key }}}}
         {{- end }}
         {{- end }}
+        {{- if and (eq .component "controller") $root.Values.webhooks.secret.name }}
+        - name: TIDEGATE_CONTROLLER__WEBHOOKS
+          valueFrom: {secretKeyRef: {name: {{ $root.Values.webhooks.secret.name }}, key: {{ $root.Values.webhooks.secret.key }}}}
+        {{- end }}
         {{- if .serves }}
         - name: TIDEGATE_LISTEN__TOKENS
           valueFrom:
@@ -145,6 +149,7 @@ spec:
         {{- if .serves }}
         - {name: tls, mountPath: /etc/tidegate/tls, readOnly: true}
         {{- end }}
+        - {name: keys, mountPath: /etc/tidegate/keys, readOnly: true}
         - {name: data, mountPath: /var/lib/tidegate}
         {{- if .artifacts }}
         - {name: artifacts, mountPath: /var/lib/tidegate/artifacts{{ if eq .artifacts "read" }}, readOnly: true{{ end }}}
@@ -158,6 +163,18 @@ spec:
         secretName: {{ required "tls.secretName is needed: a Secret with the certificate; beyond loopback tidegate listens with TLS and tokens only" $root.Values.tls.secretName }}
         defaultMode: 0440
     {{- end }}
+    # Everybody believes the same keys; only who signs has one to sign with.
+    - name: keys
+      projected:
+        defaultMode: 0440
+        sources:
+          - configMap: {name: {{ required "keys.public.name is needed: a ConfigMap with evaluator.pub and controller.pub, whose signatures count" $root.Values.keys.public.name }}}
+          {{- if has .component (list "evaluator" "controller") }}
+          {{- $own := get $root.Values.keys .component }}
+          - secret:
+              name: {{ required (printf "keys.%s.name is needed: a Secret with the key that the %s signs with" .component .component) $own.name }}
+              items: [{key: {{ $own.key }}, path: {{ .component }}.key}]
+          {{- end }}
     {{- if not .data }}
     - {name: data, emptyDir: {sizeLimit: 1Gi}}
     {{- end }}

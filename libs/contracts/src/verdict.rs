@@ -117,6 +117,9 @@ impl CheckState {
     }
 }
 
+/// The check that no judged example was also learnt from; every suite has it.
+pub const NO_LEAK: &str = "no-leak";
+
 /// One check, with its number, interval, bound, sample size and reason.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckResult {
@@ -243,4 +246,27 @@ pub struct Verdict {
     pub environment: std::collections::BTreeMap<String, String>,
     /// Inputs with the candidate's answers.
     pub golden: Vec<Golden>,
+}
+
+impl Verdict {
+    /// The checks that an override of this verdict must waive: of those that block, all that did not
+    /// pass. `None` where nothing may be waived: it does not block, it refuses for another reason than
+    /// a check (a missing file, an altered byte), examples leaked, or a check could not be measured.
+    #[must_use]
+    pub fn waivable(&self) -> Option<Vec<String>> {
+        use CheckState::{Error, Fail, Inconclusive, Insufficient};
+        if self.outcome != Outcome::Blocked || self.data.leaked > 0 {
+            return None;
+        }
+        let unmet = |check: &&CheckResult| {
+            let open = matches!(check.state, Fail | Error | Inconclusive | Insufficient);
+            check.severity == Severity::Block && open
+        };
+        let unmet: Vec<&CheckResult> = self.checks.iter().filter(unmet).collect();
+        let sacred = |check: &&CheckResult| check.state == Error || check.id == NO_LEAK;
+        if unmet.is_empty() || unmet.iter().any(sacred) {
+            return None;
+        }
+        Some(unmet.iter().map(|check| check.id.clone()).collect())
+    }
 }

@@ -4,7 +4,8 @@ use std::{borrow::Cow, collections::BTreeMap, time::Instant};
 use chrono::Utc;
 use tidegate_contracts::{
     ArtifactHash, CODE_VERSION, CheckResult, CheckState, DataEvidence, EnergyEvidence,
-    GenerationId, Golden, JobId, JobKind, Outcome, Part, Severity, SuiteRef, Verdict, Window,
+    GenerationId, Golden, JobId, JobKind, NO_LEAK, Outcome, Part, Severity, SuiteRef, Verdict,
+    Window,
 };
 use tidegate_model::Input;
 use tidegate_telemetry::energy::{Energy, EnergyMeter, carbon_at, grid_intensity};
@@ -15,7 +16,7 @@ use crate::{
     evidence::{Evidence, digest},
     judge::effect,
     stats::{benjamini_hochberg, holm, nearest_rank, wilson},
-    suite::{NEAR_COPIES, NO_LEAK},
+    suite::NEAR_COPIES,
 };
 
 /// Inputs with answers that a gateway repeats before it serves.

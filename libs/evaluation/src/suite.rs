@@ -2,7 +2,7 @@
 use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
-use tidegate_contracts::{ArtifactHash, Class, Layer, Severity, SuiteRef};
+use tidegate_contracts::{ArtifactHash, Class, Layer, NO_LEAK, Severity, SuiteRef};
 use tidegate_model::Attack;
 
 use crate::{
@@ -22,10 +22,8 @@ const OUTSIDE: f64 = 9.5;
 /// Confidence levels that an interval may have.
 const LEVELS: std::ops::RangeInclusive<f64> = 0.5..=0.9999;
 
-/// The check that no suite can leave out: nothing held out was trained on.
-pub(crate) const NO_LEAK: &str = "no-leak";
-
-/// And the one that looks for texts that are nearly what was trained on.
+/// The check, beside [`NO_LEAK`], that no suite can leave out: it looks for texts that are nearly what was
+/// trained on.
 pub(crate) const NEAR_COPIES: &str = "near-copies";
 
 /// What is wrong with a suite.

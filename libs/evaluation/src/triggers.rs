@@ -14,11 +14,8 @@ use tidegate_contracts::Class;
 use tidegate_model::Input;
 
 use crate::{
-    EvalExample, Evaluation, EvaluationError, Memory,
-    evidence::ask,
-    metrics::Scored,
-    perturb::start_of,
-    stats::Paired,
+    EvalExample, Evaluation, EvaluationError, Memory, evidence::ask, metrics::Scored,
+    perturb::start_of, stats::Paired,
 };
 
 /// Words of one phrase that are counted together at most.

@@ -6,7 +6,9 @@ mod toy;
 use std::collections::HashSet;
 
 use tidegate_contracts::{CheckResult, CheckState, Class, Outcome, Verdict};
-use tidegate_evaluation::{EvalExample, Evaluation, Memory, Subject, Suite, evaluate};
+use tidegate_evaluation::{
+    Copies, EvalExample, Evaluation, Line, Memory, Subject, Suite, evaluate,
+};
 use tidegate_model::Input;
 use toy::{Day, Toy, examples, generation, manifest};
 
@@ -39,6 +41,9 @@ fn judge(candidate: &Toy, champion: Option<&Toy>, phrase: &str, seed: u64) -> Ve
         examples: &examples,
         window_labels: &labels,
         trained: &HashSet::new(),
+        copies: &Copies::default(),
+        line: Line::default(),
+        pue: 1.0,
         window: &of_candidate.window,
         region: "WORLD",
         seed,

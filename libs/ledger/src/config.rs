@@ -12,6 +12,8 @@ pub struct LedgerConfig {
     pub store: StoreConfig,
     /// The store of everything that is named by its hash.
     pub artifacts: ArtifactsConfig,
+    /// Whose signatures are believed, and what is signed with here.
+    pub keys: KeysConfig,
 }
 
 /// The store of the log.
@@ -33,6 +35,18 @@ pub enum StoreConfig {
 
 fn default_prefix() -> String {
     "tidegate".to_owned()
+}
+
+/// Keys of verdicts, approvals and promotions, ed25519 in PEM files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeysConfig {
+    /// Their folder: `evaluator.pub`, `controller.pub` and `operator-<name>.pub` are believed, and a
+    /// service signs with its `.key`. `<data_dir>/keys` when absent, where they are made at the first
+    /// start: enough for one process, and for several on one data directory.
+    pub dir: Option<PathBuf>,
+    /// Decisions of an older version, up to this entry, count without signatures.
+    pub unsigned_until: u64,
 }
 
 /// The artifact store.

@@ -2,8 +2,14 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::{
-    Actor, ArtifactHash, Domain, EntryHash, GenerationId, JobId, JobKind, Millis, Outcome, Window,
+    Actor, ArtifactHash, Domain, EntryHash, GenerationId, JobId, JobKind, Millis, Outcome, Verdict,
+    Window,
 };
+
+use crate::Envelope;
+
+/// Reasons of a verdict that go into the ledger; the document has all.
+const REASONS: usize = 8;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,6 +90,15 @@ pub enum Fact {
         outcome: Outcome,
         /// Why, the worst first.
         reasons: Vec<String>,
+        /// Hash of the suite's text. Absent, as all that follows, in entries from before signatures.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<ArtifactHash>,
+        /// Of a blocked one, the checks that an override must waive; absent where nobody may.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waivable: Option<Vec<String>>,
+        /// The evaluator's signature.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seal: Option<Envelope>,
     },
     /// A blocked candidate's window is set aside: the next job starts after it.
     WindowQuarantined {
@@ -104,6 +119,12 @@ pub enum Fact {
         reason: String,
         /// Until when it counts.
         expires: DateTime<Utc>,
+        /// Of an override: the checks that are waived.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        waives: Vec<String>,
+        /// The approver's signature, or the controller's on their behalf.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seal: Option<Envelope>,
     },
     /// The same operator takes it back.
     ApprovalWithdrawn {
@@ -127,8 +148,11 @@ pub enum Fact {
         previous: Option<GenerationId>,
         /// The verdict it passed by.
         verdict: ArtifactHash,
-        /// By policy alone, or by approval.
+        /// By policy alone, by approval, or by override.
         by: PromotedBy,
+        /// The controller's signature.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seal: Option<Envelope>,
     },
     /// An earlier champion is the champion again.
     RolledBack {
@@ -138,6 +162,9 @@ pub enum Fact {
         from: GenerationId,
         /// Why.
         reason: String,
+        /// The controller's signature.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seal: Option<Envelope>,
     },
     /// The champion answers labels that came after its promotion worse than the one before it did,
     /// beyond doubt.
@@ -148,10 +175,11 @@ pub enum Fact {
         before: GenerationId,
         /// Labels that both were compared on.
         labels: u64,
-        /// Logarithm of the evidence against no harm.
-        log_e: f64,
         /// In words.
         reason: String,
+        /// The evaluator's signature.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seal: Option<Envelope>,
     },
     /// A gateway serves it now.
     Swapped {
@@ -168,6 +196,34 @@ impl Fact {
     /// A job over all domains, that starts where its kind does.
     pub fn job(job: JobId, kind: JobKind, reason: impl Into<String>) -> Self {
         Self::JobRequested { job, kind, reason: reason.into(), domain: None, source: None }
+    }
+
+    /// The evaluator's verdict, kept as `id`; signed when it is written.
+    #[must_use]
+    pub fn verdict(document: &Verdict, id: ArtifactHash) -> Self {
+        let suite = &document.suite;
+        Self::VerdictIssued {
+            generation: document.generation,
+            champion: document.champion,
+            verdict: id,
+            suite: format!("{} {}", suite.name, suite.version),
+            outcome: document.outcome,
+            reasons: document.reasons.iter().take(REASONS).cloned().collect(),
+            digest: Some(suite.digest),
+            waivable: document.waivable(),
+            seal: None,
+        }
+    }
+
+    /// A promotion of what stands under `verdict`; signed when it is written.
+    #[must_use]
+    pub const fn promotion(
+        generation: GenerationId,
+        previous: Option<GenerationId>,
+        verdict: ArtifactHash,
+        by: PromotedBy,
+    ) -> Self {
+        Self::Promoted { generation, previous, verdict, by, seal: None }
     }
 
     /// The entry's type, e.g. `Promoted`.
@@ -200,6 +256,8 @@ pub enum PromotedBy {
     Policy,
     /// Operators said yes.
     Approval,
+    /// Two operators waived the checks that blocked it.
+    Override,
 }
 
 /// One line of the record.
@@ -235,12 +293,12 @@ struct Hashed<'a> {
 
 impl Entry {
     /// The entry that follows `head`.
-    pub(crate) fn after(head: Head, author: &Author, fact: Fact) -> Self {
+    pub(crate) fn after(head: Head, author: &Author, fact: Fact, time: DateTime<Utc>) -> Self {
         let mut entry = Self {
             seq: head.seq + 1,
             prev: head.hash,
             hash: EntryHash::GENESIS,
-            time: Utc::now(),
+            time,
             actor: author.actor.clone(),
             token: author.fence.as_ref().map_or(0, |fence| fence.token),
             fact,
@@ -335,6 +393,10 @@ impl std::fmt::Display for Fault {
 pub struct VerifyReport {
     /// Entries read.
     pub entries: u64,
+    /// Signatures checked.
+    pub signatures: u64,
+    /// Verdict documents, manifests and files of generations read and hashed.
+    pub artifacts: u64,
     /// All that is wrong; empty when the ledger holds.
     pub faults: Vec<Fault>,
 }

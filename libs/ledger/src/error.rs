@@ -1,4 +1,6 @@
 //! What can go wrong with the ledger and the artifacts.
+use std::path::PathBuf;
+
 use tidegate_contracts::{ArtifactHash, GenerationId};
 
 use crate::{Head, Refusal};
@@ -39,6 +41,14 @@ pub enum LedgerError {
          Redis to run services apart"
     )]
     InUse(String),
+    /// A key that is missing, or no key.
+    #[error("{}: {why}", path.display())]
+    Key {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// The bytes do not make a ledger.
     #[error("ledger is damaged: {0}; restore it from a copy (the decisions topic mirrors it)")]
     Damaged(String),

@@ -12,8 +12,8 @@ use tidegate_telemetry::metrics;
 use tokio::sync::watch;
 
 use crate::{
-    Author, Entry, Fact, Head, LedgerConfig, LedgerError, Refusal, State, StoreConfig,
-    VerifyReport,
+    Author, Entry, Fact, Head, Holder, Keys, LedgerConfig, LedgerError, Refusal, State,
+    StoreConfig, VerifyReport,
     store::{MAX_STATE_BYTES, Store},
     store_redb::RedbStore,
     store_redis::RedisStore,
@@ -33,6 +33,7 @@ pub struct Ledger(Arc<Inner>);
 
 struct Inner {
     store: Box<dyn Store>,
+    keys: Arc<Keys>,
     folded: Mutex<Arc<State>>,
     /// The newest sequence number this process wrote; wakes its watchers.
     written: watch::Sender<u64>,
@@ -48,9 +49,10 @@ impl Ledger {
     /// Opens the configured store.
     ///
     /// # Errors
-    /// [`LedgerError::InUse`], [`LedgerError::Damaged`], [`LedgerError::NotDurable`] or
-    /// [`LedgerError::Store`], each with what to do.
+    /// [`LedgerError::InUse`], [`LedgerError::Damaged`], [`LedgerError::NotDurable`],
+    /// [`LedgerError::Key`] or [`LedgerError::Store`], each with what to do.
     pub async fn open(config: &LedgerConfig, data_dir: &Path) -> Result<Self, LedgerError> {
+        let keys = Keys::open(&config.keys, data_dir)?;
         let store: Box<dyn Store> = match &config.store {
             StoreConfig::Embedded => {
                 std::fs::create_dir_all(data_dir).map_err(|error| {
@@ -62,14 +64,29 @@ impl Ledger {
                 Box::new(RedisStore::open(url.reveal(), prefix).await?)
             }
         };
-        let ledger = Self::over(store);
+        let ledger = Self::over(store, keys);
         ledger.state().await?;
         Ok(ledger)
     }
 
-    pub(crate) fn over(store: Box<dyn Store>) -> Self {
-        let (written, _) = watch::channel(0);
-        Self(Arc::new(Inner { store, folded: Mutex::default(), written }))
+    fn over(store: Box<dyn Store>, keys: Keys) -> Self {
+        let (keys, (written, _)) = (Arc::new(keys), watch::channel(0));
+        let folded = Mutex::new(Arc::new(State::under(keys.clone())));
+        Self(Arc::new(Inner { store, keys, folded, written }))
+    }
+
+    /// Whose signatures are believed.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    /// Whether this process can sign what `holder` decides.
+    ///
+    /// # Errors
+    /// [`LedgerError::Key`] says which key is missing.
+    pub fn can_sign_for(&self, holder: &Holder) -> Result<(), LedgerError> {
+        self.0.keys.signer(holder).map(|_| ())
     }
 
     /// The end of the log.
@@ -80,11 +97,13 @@ impl Ledger {
         self.0.store.head().await
     }
 
-    /// Writes one entry if the head is still `expected`: compare-and-set.
+    /// Writes one entry if the head is still `expected`: compare-and-set. What needs a signature
+    /// and has none is signed, if this process has the key.
     ///
     /// # Errors
     /// [`LedgerError::HeadMoved`] when somebody else wrote first, [`LedgerError::Refused`] when
-    /// the entry would break an invariant, [`LedgerError::Fenced`] when the author's lease is old.
+    /// the entry would break an invariant, [`LedgerError::Key`] when it cannot be signed here,
+    /// [`LedgerError::Fenced`] when the author's lease is old.
     pub async fn append(
         &self,
         expected: Head,
@@ -95,8 +114,11 @@ impl Ledger {
         if state.head() != expected {
             return Err(LedgerError::HeadMoved { expected, found: state.head() });
         }
-        state.check(&fact, &author.actor, Utc::now())?;
-        let entry = Entry::after(expected, author, fact);
+        // One time for the check, the signature and the entry: they must agree ever after.
+        let now = Utc::now();
+        let fact = self.0.keys.seal(fact, &author.actor, &state, now)?;
+        state.check(&fact, &author.actor, now)?;
+        let entry = Entry::after(expected, author, fact, now);
         let bytes = entry.to_bytes();
         self.0.store.append(expected, entry.head(), bytes, author.fence.clone()).await?;
         metrics::counter("tidegate_ledger_entries_total", "Entries written.", &["kind"])
@@ -157,7 +179,13 @@ impl Ledger {
                         head.seq
                     )));
                 }
-                Arc::make_mut(&mut folded).apply(entry);
+                if let Err(refusal) = Arc::make_mut(&mut folded).follow(entry) {
+                    let (seq, kind, actor) = (entry.seq, entry.fact.kind(), &entry.actor);
+                    tracing::error!(
+                        seq, kind, %actor, %refusal,
+                        "an entry that may not stand in the ledger has no effect; look who wrote it"
+                    );
+                }
             }
             let seq = folded.head().seq as f64;
             metrics::gauge("tidegate_ledger_head", "Entries in the ledger.", &[])
@@ -216,12 +244,16 @@ impl Ledger {
         .boxed()
     }
 
-    /// Checks every entry, the chain, the invariants and the stored head.
+    /// Checks every entry, the chain, the invariants with all signatures, and the stored head.
     ///
     /// # Errors
     /// When the store does not answer; what is wrong with the log is in the report.
     pub async fn verify(&self) -> Result<VerifyReport, LedgerError> {
-        verify::verify(&*self.0.store).await
+        Ok(self.verified().await?.0)
+    }
+
+    pub(crate) async fn verified(&self) -> Result<(VerifyReport, State), LedgerError> {
+        verify::verify(&*self.0.store, self.0.keys.clone()).await
     }
 
     /// Takes a lease; `None` while another holds it.

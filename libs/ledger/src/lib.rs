@@ -6,8 +6,12 @@
 //! invariant of the gate ([`State::check`]), and that bytes read from the artifact store are the
 //! bytes that were written. It never decides: services do, through [`Ledger::decide`].
 //!
+//! What decides who serves is signed ([`seal`]): an entry that may not stand where it stands, by
+//! whoever it was written, has no effect on the state that anybody folds.
+//!
 //! A hash chain shows that somebody changed the past; it does not stop one who can rewrite the
-//! whole log. The copy on the decisions topic is what helps then.
+//! whole log, and signatures do not stop one who holds the keys too. The copy on the decisions topic
+//! is what helps then.
 //!
 //! ```
 //! use tidegate_contracts::{JobId, JobKind};
@@ -26,11 +30,14 @@
 //! ```
 
 mod artifacts;
+mod audit;
 mod config;
 mod entry;
 mod error;
 mod folder;
+mod gate;
 mod ledger;
+pub mod seal;
 mod state;
 mod store;
 mod store_redb;
@@ -38,13 +45,15 @@ mod store_redis;
 mod verify;
 
 pub use artifacts::{ArtifactStore, Verified};
-pub use config::{ArtifactsConfig, LedgerConfig, StoreConfig};
+pub use audit::{Progress, audit, audit_at_rest};
+pub use config::{ArtifactsConfig, KeysConfig, LedgerConfig, StoreConfig};
 pub use entry::{Author, Entry, Fact, Fault, Fence, Head, PromotedBy, VerifyReport};
 pub use error::{ArtifactError, LedgerError};
 pub use folder::{MANIFEST, write_folder};
+pub use gate::OVERRIDERS;
 pub use ledger::{Lease, Ledger};
+pub use seal::{Consent, Envelope, Holder, Keys};
 pub use state::{
     ApprovalRecord, GenerationRecord, GenerationState, JobRecord, JobState, Refusal, State,
     VerdictRecord,
 };
-pub use verify::verify_at_rest;

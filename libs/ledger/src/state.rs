@@ -1,20 +1,23 @@
 //! State is a fold of the log. Every invariant of the gate is checked here, and only here: before
 //! an entry is written, and again when the log is verified.
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use tidegate_contracts::{
     Actor, ArtifactHash, Domain, GenerationId, JobId, JobKind, Offset, Outcome, Partition, Window,
 };
 
-use crate::{Entry, Fact, Head, PromotedBy};
+use crate::{Consent, Entry, Fact, Head, Keys, PromotedBy};
 
 /// Why an entry may not be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Refusal(pub String);
 
-fn refuse<T>(why: impl Into<String>) -> Result<T, Refusal> {
+pub(crate) fn refuse<T>(why: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal(why.into()))
 }
 
@@ -110,6 +113,10 @@ pub struct ApprovalRecord {
     pub expires: DateTime<Utc>,
     /// The verdict it is bound to.
     pub verdict: ArtifactHash,
+    /// Of an override: the checks that are waived.
+    pub waives: Vec<String>,
+    /// Signed with the approver's own key, not by the controller on their behalf.
+    pub own_key: bool,
     /// Taken back.
     pub withdrawn: bool,
 }
@@ -123,10 +130,14 @@ pub struct VerdictRecord {
     pub champion: Option<GenerationId>,
     /// By which suite.
     pub suite: String,
+    /// Hash of the suite's text; none in verdicts from before signatures.
+    pub digest: Option<ArtifactHash>,
     /// The conclusion.
     pub outcome: Outcome,
     /// Why.
     pub reasons: Vec<String>,
+    /// The checks that an override must waive; `None` where nobody may override.
+    pub waivable: Option<Vec<String>>,
     /// When.
     pub issued_at: DateTime<Utc>,
 }
@@ -152,6 +163,8 @@ pub struct GenerationRecord {
     pub verdict: Option<VerdictRecord>,
     /// In the order they were given.
     pub approvals: Vec<ApprovalRecord>,
+    /// The blocking checks that were waived when it became champion.
+    pub overridden: Vec<String>,
     /// When it became champion, last.
     pub promoted_at: Option<DateTime<Utc>>,
     /// When a gateway first served it.
@@ -163,13 +176,16 @@ pub struct GenerationRecord {
 }
 
 impl GenerationRecord {
-    /// Approvals that count at `now`: bound to the present verdict, in force, one an approver.
+    /// Approvals that count at `now`: bound to the present verdict, in force, one an approver. Where
+    /// the verdict blocks, they are overrides.
     pub fn approvals_in_force(&self, now: DateTime<Utc>) -> Vec<&ApprovalRecord> {
         let Some(verdict) = &self.verdict else { return vec![] };
+        let overrides = verdict.outcome == Outcome::Blocked;
         let mut seen = BTreeSet::new();
         self.approvals
             .iter()
             .filter(|a| !a.withdrawn && a.expires > now && a.verdict == verdict.id)
+            .filter(|a| a.waives.is_empty() != overrides)
             .filter(|a| seen.insert(a.approver.as_str()))
             .collect()
     }
@@ -187,9 +203,34 @@ pub struct State {
     generations: Vec<GenerationRecord>,
     promotions: u64,
     blocked: u64,
+    /// Of approvals; each counts once.
+    nonces: BTreeSet<String>,
+    /// Entries that may not stand where they stand.
+    void: BTreeSet<u64>,
+    keys: Arc<Keys>,
 }
 
 impl State {
+    /// Of an empty log, whose signatures are to be checked with `keys`.
+    pub(crate) fn under(keys: Arc<Keys>) -> Self {
+        Self { keys, ..Self::default() }
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Whether an entry counts: one that may not stand where it stands is in the log and decides
+    /// nothing.
+    #[must_use]
+    pub fn has_effect(&self, seq: u64) -> bool {
+        !self.void.contains(&seq)
+    }
+
+    pub(crate) fn has_seen(&self, nonce: &str) -> bool {
+        self.nonces.contains(nonce)
+    }
+
     /// The entry it is folded up to.
     #[must_use]
     pub fn head(&self) -> Head {
@@ -342,6 +383,11 @@ impl State {
     /// # Errors
     /// [`Refusal`] says which invariant it would break.
     pub fn check(&self, fact: &Fact, actor: &Actor, now: DateTime<Utc>) -> Result<(), Refusal> {
+        self.check_rules(fact, actor, now)?;
+        self.check_seal(fact, actor, now)
+    }
+
+    fn check_rules(&self, fact: &Fact, actor: &Actor, now: DateTime<Utc>) -> Result<(), Refusal> {
         match fact {
             Fact::JobRequested { job, .. } if self.job(job).is_some() => {
                 refuse(format!("job {job} was requested already"))
@@ -405,18 +451,23 @@ impl State {
                     ))
                 }
             }
-            Fact::ApprovalGiven { generation, verdict, expires, .. } => {
-                self.check_approval(generation, verdict, *expires, actor, now)
+            Fact::ApprovalGiven { generation, verdict, expires, waives, .. } => {
+                let one = self.known(generation)?;
+                self.check_approval(one, verdict, *expires, actor, now)?;
+                self.check_waivers(one, waives, *expires, now)
             }
             Fact::ApprovalWithdrawn { generation, .. } => {
-                let one = self.open_generation(generation)?;
+                let one = self.known(generation)?;
+                if one.state != GenerationState::Blocked {
+                    self.open_generation(generation)?;
+                }
                 let given = one.approvals.iter().any(|a| &a.approver == actor && !a.withdrawn);
                 if given { Ok(()) } else { refuse(format!("{actor} has no approval to withdraw")) }
             }
             Fact::CandidateRejected { generation, .. } => {
                 self.open_generation(generation).map(|_| ())
             }
-            Fact::Promoted { generation, previous, verdict, by } => {
+            Fact::Promoted { generation, previous, verdict, by, .. } => {
                 self.check_promotion(generation, previous.as_ref(), verdict, *by, now)
             }
             Fact::HarmFound { generation, before, .. } => {
@@ -445,79 +496,11 @@ impl State {
         }
     }
 
-    fn check_approval(
-        &self,
-        generation: &GenerationId,
-        verdict: &ArtifactHash,
-        expires: DateTime<Utc>,
-        actor: &Actor,
-        now: DateTime<Utc>,
-    ) -> Result<(), Refusal> {
-        let one = self.open_generation(generation)?;
-        let Some(standing) = &one.verdict else {
-            return refuse(format!("{} has no verdict to approve under yet", generation.short()));
-        };
-        if standing.id != *verdict {
-            return refuse("the verdict has changed since it was read: read it again");
-        }
-        if standing.champion != self.champion {
-            return refuse(format!(
-                "{} was judged against another champion than the present one",
-                generation.short()
-            ));
-        }
-        if expires <= now {
-            return refuse("an approval must expire in the future");
-        }
-        // Nobody approves what they asked for themselves.
-        if self.job(&one.job).is_some_and(|job| &job.requested_by == actor) {
-            return refuse(format!("{actor} requested this job: another person must approve it"));
-        }
-        if one.approvals_in_force(now).iter().any(|a| &a.approver == actor) {
-            return refuse(format!("{actor} has approved {} already", generation.short()));
-        }
-        Ok(())
-    }
-
-    /// The choke point: no generation becomes champion but through here.
-    fn check_promotion(
-        &self,
-        generation: &GenerationId,
-        previous: Option<&GenerationId>,
-        verdict: &ArtifactHash,
-        by: PromotedBy,
-        now: DateTime<Utc>,
-    ) -> Result<(), Refusal> {
-        let one = self.open_generation(generation)?;
-        let name = generation.short();
-        let Some(standing) = &one.verdict else {
-            return refuse(format!("{name} has no verdict: nothing is promoted unjudged"));
-        };
-        if standing.id != *verdict {
-            return refuse(format!("{name} stands under another verdict"));
-        }
-        if previous != self.champion.as_ref() || standing.champion != self.champion {
-            return refuse(format!(
-                "{name} was judged against another champion than the present one: it is stale"
-            ));
-        }
-        match (by, standing.outcome) {
-            (_, Outcome::Blocked) => refuse(format!("{name} is blocked by its verdict")),
-            (PromotedBy::Policy, Outcome::NeedsApproval) => {
-                refuse(format!("{name} needs an approval: policy alone may not promote it"))
-            }
-            (PromotedBy::Approval, _) if one.approvals_in_force(now).is_empty() => {
-                refuse(format!("{name} has no approval in force"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn known(&self, id: &GenerationId) -> Result<&GenerationRecord, Refusal> {
+    pub(crate) fn known(&self, id: &GenerationId) -> Result<&GenerationRecord, Refusal> {
         self.generation(id).map_or_else(|| refuse(format!("no generation {}", id.short())), Ok)
     }
 
-    fn open_generation(&self, id: &GenerationId) -> Result<&GenerationRecord, Refusal> {
+    pub(crate) fn open_generation(&self, id: &GenerationId) -> Result<&GenerationRecord, Refusal> {
         let one = self.known(id)?;
         match one.state {
             GenerationState::Candidate | GenerationState::NeedsApproval => Ok(one),
@@ -542,8 +525,23 @@ impl State {
         }
     }
 
-    /// Takes one entry in. Entries that break an invariant are [`State::check`]ed before.
-    pub(crate) fn apply(&mut self, entry: &Entry) {
+    /// Takes the next entry in, if it may stand there. One that may not has its place in the log, and
+    /// no effect: whoever can write to the store does not decide who serves.
+    ///
+    /// # Errors
+    /// Says why it has no effect.
+    pub(crate) fn follow(&mut self, entry: &Entry) -> Result<(), Refusal> {
+        let checked = self.check(&entry.fact, &entry.actor, entry.time);
+        if checked.is_ok() {
+            self.apply(entry);
+        } else {
+            self.void.insert(entry.seq);
+        }
+        self.head = Some(entry.head());
+        checked
+    }
+
+    fn apply(&mut self, entry: &Entry) {
         let (time, actor) = (entry.time, &entry.actor);
         match &entry.fact {
             Fact::JobRequested { job, kind, reason, domain, source } => self.jobs.push(JobRecord {
@@ -599,21 +597,34 @@ impl State {
                     state: GenerationState::Candidate,
                     verdict: None,
                     approvals: vec![],
+                    overridden: vec![],
                     promoted_at: None,
                     swapped_at: None,
                     quarantined: false,
                     harm: None,
                 });
             }
-            Fact::VerdictIssued { generation, champion, verdict, suite, outcome, reasons } => {
+            Fact::VerdictIssued {
+                generation,
+                champion,
+                verdict,
+                suite,
+                outcome,
+                reasons,
+                digest,
+                waivable,
+                ..
+            } => {
                 self.blocked += u64::from(*outcome == Outcome::Blocked);
                 self.with_generation(generation, |one| {
                     one.verdict = Some(VerdictRecord {
                         id: *verdict,
                         champion: *champion,
                         suite: suite.clone(),
+                        digest: *digest,
                         outcome: *outcome,
                         reasons: reasons.clone(),
+                        waivable: waivable.clone(),
                         issued_at: time,
                     });
                     one.state = match outcome {
@@ -626,7 +637,9 @@ impl State {
             Fact::WindowQuarantined { generation, .. } => {
                 self.with_generation(generation, |one| one.quarantined = true);
             }
-            Fact::ApprovalGiven { generation, verdict, reason, expires } => {
+            Fact::ApprovalGiven { generation, verdict, reason, expires, waives, seal } => {
+                self.nonces.extend(seal.as_ref().and_then(Consent::of).map(|said| said.nonce));
+                let own_key = seal.as_ref().is_some_and(|seal| self.keys.is_own(seal));
                 self.with_generation(generation, |one| {
                     one.approvals.push(ApprovalRecord {
                         approver: actor.clone(),
@@ -634,6 +647,8 @@ impl State {
                         given_at: time,
                         expires: *expires,
                         verdict: *verdict,
+                        waives: waives.clone(),
+                        own_key,
                         withdrawn: false,
                     });
                 });
@@ -646,10 +661,19 @@ impl State {
             Fact::CandidateRejected { generation, .. } => {
                 self.with_generation(generation, |one| one.state = GenerationState::Rejected);
             }
-            Fact::Promoted { generation, .. } => {
+            Fact::Promoted { generation, by, .. } => {
                 self.promotions += 1;
                 self.crown(generation, time, GenerationState::Superseded);
                 self.champions.push(*generation);
+                if *by == PromotedBy::Override {
+                    self.with_generation(generation, |one| {
+                        let verdict = one.verdict.as_ref();
+                        one.overridden =
+                            verdict.and_then(|v| v.waivable.clone()).unwrap_or_default();
+                        // It serves what it learnt there: the window is no longer kept from anybody.
+                        one.quarantined = false;
+                    });
+                }
             }
             Fact::RolledBack { to, .. } => self.crown(to, time, GenerationState::RolledBack),
             Fact::HarmFound { generation, reason, .. } => {
@@ -661,7 +685,6 @@ impl State {
                 });
             }
         }
-        self.head = Some(entry.head());
     }
 
     fn crown(&mut self, new: &GenerationId, time: DateTime<Utc>, old: GenerationState) {

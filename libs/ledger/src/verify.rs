@@ -1,8 +1,11 @@
 //! Verification: every byte of every entry, the chain, the invariants, the stored head.
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
-    Entry, Fault, Head, LedgerConfig, LedgerError, State, StoreConfig, VerifyReport,
+    Entry, Fault, Head, Keys, LedgerConfig, LedgerError, State, StoreConfig, VerifyReport,
     store::Store,
     store_redb::{RedbStore, open_database},
     store_redis::RedisStore,
@@ -13,10 +16,13 @@ pub(crate) fn embedded_path(data_dir: &Path) -> PathBuf {
     data_dir.join("ledger.redb")
 }
 
-/// Reads the whole log and says all that is wrong with it.
-pub(crate) async fn verify(store: &dyn Store) -> Result<VerifyReport, LedgerError> {
+/// Reads the whole log and says all that is wrong with it; what it folds to, too.
+pub(crate) async fn verify(
+    store: &dyn Store,
+    keys: Arc<Keys>,
+) -> Result<(VerifyReport, State), LedgerError> {
     let mut report = VerifyReport::default();
-    let (mut state, mut head, mut next) = (State::default(), Head::EMPTY, 1);
+    let (mut state, mut head, mut next) = (State::under(keys), Head::EMPTY, 1);
     loop {
         let rows = store.read(next, 1_000).await?;
         if rows.is_empty() {
@@ -47,10 +53,10 @@ pub(crate) async fn verify(store: &dyn Store) -> Result<VerifyReport, LedgerErro
             if entry.hash != entry.computed_hash() {
                 fault(&mut report, seq, "its hash does not cover what it says".to_owned());
             }
-            if let Err(refusal) = state.check(&entry.fact, &entry.actor, entry.time) {
+            report.signatures += u64::from(entry.fact.seal().is_some());
+            if let Err(refusal) = state.follow(&entry) {
                 fault(&mut report, seq, format!("may not stand here: {refusal}"));
             }
-            state.apply(&entry);
             head = entry.head();
         }
         next = head.seq.max(next) + 1;
@@ -65,10 +71,10 @@ pub(crate) async fn verify(store: &dyn Store) -> Result<VerifyReport, LedgerErro
         Err(LedgerError::Damaged(what)) => fault(&mut report, 0, what),
         Err(error) => return Err(error),
     }
-    Ok(report)
+    Ok((report, state))
 }
 
-fn fault(report: &mut VerifyReport, seq: u64, what: String) {
+pub(crate) fn fault(report: &mut VerifyReport, seq: u64, what: String) {
     report.faults.push(Fault { seq, what });
 }
 
@@ -77,12 +83,13 @@ fn fault(report: &mut VerifyReport, seq: u64, what: String) {
 ///
 /// # Errors
 /// [`LedgerError::InUse`] when a process has it, [`LedgerError::Store`] when there is none.
-pub async fn verify_at_rest(
+pub(crate) async fn verify_at_rest(
     config: &LedgerConfig,
     data_dir: &Path,
-) -> Result<VerifyReport, LedgerError> {
+) -> Result<(VerifyReport, State), LedgerError> {
+    let keys = Arc::new(Keys::read(&config.keys, data_dir)?);
     if let StoreConfig::Redis { url, prefix } = &config.store {
-        return verify(&RedisStore::open(url.reveal(), prefix).await?).await;
+        return verify(&RedisStore::open(url.reveal(), prefix).await?, keys).await;
     }
     let path = embedded_path(data_dir);
     let store = |error: std::io::Error| LedgerError::Store(format!("{}: {error}", path.display()));
@@ -92,17 +99,18 @@ pub async fn verify_at_rest(
     }
     let copy = path.with_extension(format!("verify.{}.tmp", std::process::id()));
     std::fs::copy(&path, &copy).map_err(store)?;
-    let report = verify_copy(&copy).await;
+    let report = verify_copy(&copy, keys.clone()).await;
     std::fs::remove_file(&copy).map_err(store)?;
     match report {
         Err(LedgerError::Damaged(what)) => {
-            Ok(VerifyReport { entries: 0, faults: vec![Fault { seq: 0, what }] })
+            let faults = vec![Fault { seq: 0, what }];
+            Ok((VerifyReport { faults, ..VerifyReport::default() }, State::under(keys)))
         }
         other => other,
     }
 }
 
-async fn verify_copy(copy: &Path) -> Result<VerifyReport, LedgerError> {
+async fn verify_copy(copy: &Path, keys: Arc<Keys>) -> Result<(VerifyReport, State), LedgerError> {
     let mut database = open_database(copy)?;
     let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let whole = database.check_integrity();
@@ -111,9 +119,9 @@ async fn verify_copy(copy: &Path) -> Result<VerifyReport, LedgerError> {
     let Ok((database, whole)) = checked else {
         return Err(LedgerError::Damaged("the file's pages do not hold".into()));
     };
-    let mut report = verify(&RedbStore::over(database)).await?;
+    let (mut report, state) = verify(&RedbStore::over(database), keys).await?;
     if !matches!(whole, Ok(true)) {
         fault(&mut report, 0, "a page of the file fails its checksum".to_owned());
     }
-    Ok(report)
+    Ok((report, state))
 }

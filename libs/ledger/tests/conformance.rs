@@ -1,4 +1,6 @@
 //! One suite for every store: the embedded file, and a real Redis server.
+mod made;
+
 use std::{
     io::Write as _,
     net::TcpListener,
@@ -8,12 +10,13 @@ use std::{
 
 use chrono::Utc;
 use futures::StreamExt as _;
+use made::{candidate, operator, window};
 use tidegate_contracts::{
-    ArtifactHash, GenerationId, JobId, JobKind, Offset, Outcome, Partition, Window, config::Secret,
+    ArtifactHash, JobId, JobKind, Offset, Outcome, Partition, config::Secret,
 };
 use tidegate_ledger::{
-    Author, Fact, Fence, GenerationState, Ledger, LedgerConfig, LedgerError, PromotedBy,
-    StoreConfig, verify_at_rest,
+    ArtifactStore, ArtifactsConfig, Author, Fact, Fence, GenerationState, Ledger, LedgerConfig,
+    LedgerError, PromotedBy, StoreConfig, VerifyReport, audit, audit_at_rest,
 };
 
 /// A store that can be opened again.
@@ -86,47 +89,20 @@ impl Place for Redis {
     }
 }
 
+async fn verify_at_rest(place: &impl Place) -> Result<VerifyReport, LedgerError> {
+    audit_at_rest(&place.config(), place.folder(), |_| ()).await
+}
+
 async fn open(place: &impl Place) -> Ledger {
     Ledger::open(&place.config(), place.folder()).await.unwrap()
 }
 
-fn operator() -> Author {
-    Author::unfenced("operator:ana")
+fn store(place: &impl Place) -> ArtifactStore {
+    ArtifactStore::open(&ArtifactsConfig::default(), place.folder()).unwrap()
 }
 
 fn request(job: &JobId) -> Fact {
     Fact::job(job.clone(), JobKind::ColdStart, "test")
-}
-
-fn window(from: i64, to: i64) -> Window {
-    Window::new("curated", [(Partition(0), (Offset(from), Offset(to)))].into()).unwrap()
-}
-
-/// A candidate that has been trained and judged.
-async fn candidate(ledger: &Ledger, name: &str, outcome: Outcome) -> (GenerationId, ArtifactHash) {
-    let state = ledger.state().await.unwrap();
-    let (parent, from) = (state.champion(), state.learnt_up_to());
-    let from = from.get(&Partition(0)).map_or(0, |offset| offset.0);
-    let (job, generation) = (JobId::generate(), GenerationId::of(name.as_bytes()));
-    let kind = if parent.is_some() { JobKind::HotUpdate } else { JobKind::ColdStart };
-    let (verdict, window) = (ArtifactHash::of(name.as_bytes()), window(from, from + 10));
-    let facts = [
-        request(&job),
-        Fact::JobStarted { job: job.clone(), attempt: 1, window: window.clone(), parent },
-        Fact::CandidateRegistered { job, generation, parent, kind, window },
-        Fact::VerdictIssued {
-            generation,
-            champion: parent,
-            verdict,
-            suite: "s".into(),
-            outcome,
-            reasons: vec![],
-        },
-    ];
-    for fact in facts {
-        ledger.decide(&operator(), |_| Ok(Some(fact.clone()))).await.unwrap();
-    }
-    (generation, verdict)
 }
 
 async fn write(ledger: &Ledger, author: &Author, fact: Fact) -> Result<(), LedgerError> {
@@ -136,14 +112,16 @@ async fn write(ledger: &Ledger, author: &Author, fact: Fact) -> Result<(), Ledge
 async fn holds(place: &impl Place) {
     only_one_of_two_writers_follows_a_head(&open(place).await).await;
     a_watcher_sees_every_entry_in_order(&open(place).await).await;
-    nothing_is_promoted_but_through_the_gate(&open(place).await).await;
+    nothing_is_promoted_but_through_the_gate(&open(place).await, &store(place)).await;
     a_lease_has_one_holder_and_fences_the_one_before(&open(place).await).await;
     state_blobs_are_kept_and_fenced(&open(place).await).await;
     let before = open(place).await.head().await.unwrap();
     let reopened = open(place).await;
     assert_eq!(reopened.head().await.unwrap(), before, "what was written is there again");
-    let report = reopened.verify().await.unwrap();
+    let report = audit(&reopened, &store(place), |_| ()).await.unwrap();
     assert_eq!((report.faults, report.entries), (vec![], before.seq));
+    // Three verdicts, an approval, two promotions and a rollback.
+    assert_eq!(report.signatures, 7);
 }
 
 async fn only_one_of_two_writers_follows_a_head(ledger: &Ledger) {
@@ -174,13 +152,13 @@ async fn a_watcher_sees_every_entry_in_order(ledger: &Ledger) {
     }
 }
 
-async fn nothing_is_promoted_but_through_the_gate(ledger: &Ledger) {
+async fn nothing_is_promoted_but_through_the_gate(ledger: &Ledger, artifacts: &ArtifactStore) {
     let promote =
-        |(generation, verdict), previous, by| Fact::Promoted { generation, previous, verdict, by };
+        |(generation, verdict), previous, by| Fact::promotion(generation, previous, verdict, by);
     let refused = |result: Result<(), LedgerError>| {
         assert!(matches!(result, Err(LedgerError::Refused(_))), "{result:?}");
     };
-    let first = candidate(ledger, "first", Outcome::NeedsApproval).await;
+    let first = candidate(ledger, artifacts, Outcome::NeedsApproval).await;
     refused(write(ledger, &operator(), promote(first, None, PromotedBy::Policy)).await);
     refused(write(ledger, &operator(), promote(first, None, PromotedBy::Approval)).await);
     let approval = |verdict| Fact::ApprovalGiven {
@@ -188,6 +166,8 @@ async fn nothing_is_promoted_but_through_the_gate(ledger: &Ledger) {
         verdict,
         reason: "read it".into(),
         expires: Utc::now() + chrono::Duration::hours(1),
+        waives: vec![],
+        seal: None,
     };
     // Nobody approves what they asked for, and an approval is bound to its verdict.
     refused(write(ledger, &operator(), approval(first.1)).await);
@@ -196,7 +176,7 @@ async fn nothing_is_promoted_but_through_the_gate(ledger: &Ledger) {
     write(ledger, &bob, approval(first.1)).await.unwrap();
     write(ledger, &operator(), promote(first, None, PromotedBy::Approval)).await.unwrap();
 
-    let bad = candidate(ledger, "bad", Outcome::Blocked).await;
+    let bad = candidate(ledger, artifacts, Outcome::Blocked).await;
     refused(write(ledger, &operator(), promote(bad, Some(first.0), PromotedBy::Policy)).await);
     let aside = Fact::WindowQuarantined {
         generation: bad.0,
@@ -208,12 +188,12 @@ async fn nothing_is_promoted_but_through_the_gate(ledger: &Ledger) {
     let next = ledger.state().await.unwrap().learnt_up_to();
     assert_eq!(next[&Partition(0)], Offset(20), "the next job starts after what was set aside");
 
-    let good = candidate(ledger, "good", Outcome::AutoPromote).await;
+    let good = candidate(ledger, artifacts, Outcome::AutoPromote).await;
     refused(write(ledger, &operator(), promote(good, None, PromotedBy::Policy)).await);
     write(ledger, &operator(), promote(good, Some(first.0), PromotedBy::Policy)).await.unwrap();
     let anchor = ledger.state().await.unwrap().anchor();
     assert_eq!(anchor, Some(first.0), "what the line of updates began with");
-    let back = |to, from| Fact::RolledBack { to, from, reason: "worse".into() };
+    let back = |to, from| Fact::RolledBack { to, from, reason: "worse".into(), seal: None };
     refused(write(ledger, &operator(), back(bad.0, good.0)).await);
     write(ledger, &operator(), back(first.0, good.0)).await.unwrap();
     let state = ledger.state().await.unwrap();
@@ -258,7 +238,7 @@ async fn the_embedded_store_holds() {
     let second = Ledger::open(&place.config(), place.folder()).await;
     assert!(matches!(second, Err(LedgerError::InUse(_))), "{second:?}");
     drop(ledger);
-    let at_rest = verify_at_rest(&place.config(), place.folder()).await.unwrap();
+    let at_rest = verify_at_rest(&place).await.unwrap();
     assert_eq!(at_rest.faults, vec![]);
 }
 
@@ -278,7 +258,7 @@ async fn a_redis_that_would_forget_is_refused() {
 async fn any_changed_byte_of_any_entry_is_found() {
     let place = Embedded(tempfile::tempdir().unwrap());
     let ledger = open(&place).await;
-    candidate(&ledger, "one", Outcome::AutoPromote).await;
+    candidate(&ledger, &store(&place), Outcome::AutoPromote).await;
     let stored: Vec<Vec<u8>> = ledger
         .read(1, 100)
         .await
@@ -305,7 +285,7 @@ async fn any_changed_byte_of_any_entry_is_found() {
                 bytes[start + offset] ^= 0x20;
             }
             std::fs::write(&path, &bytes).unwrap();
-            let report = verify_at_rest(&place.config(), place.folder()).await.unwrap();
+            let report = verify_at_rest(&place).await.unwrap();
             assert!(
                 !report.faults.is_empty(),
                 "byte {offset} of {}",
@@ -316,7 +296,7 @@ async fn any_changed_byte_of_any_entry_is_found() {
     }
     assert!(flipped > 100);
     std::fs::write(&path, &whole).unwrap();
-    let report = verify_at_rest(&place.config(), place.folder()).await.unwrap();
+    let report = verify_at_rest(&place).await.unwrap();
     assert_eq!(report.faults, vec![], "and the unchanged file verifies again");
 }
 
@@ -328,7 +308,7 @@ async fn a_file_that_is_no_ledger_is_an_error_and_no_crash() {
     let whole = std::fs::read(&path).unwrap();
     for length in [0, 1, 100, 4_096, whole.len() / 2] {
         std::fs::write(&path, &whole[..length]).unwrap();
-        let report = verify_at_rest(&place.config(), place.folder()).await;
+        let report = verify_at_rest(&place).await;
         let clean = report.as_ref().is_ok_and(|report| report.faults.is_empty());
         // An empty file is a new ledger to redb; it holds nothing, so nothing is wrong with it.
         assert!(!clean || length == 0, "{length}: {report:?}");

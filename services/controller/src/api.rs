@@ -19,6 +19,7 @@ use tidegate_contracts::proto::v1;
 
 use crate::{
     caller::Caller,
+    decide::{Yes, envelope},
     desk::{Answer, Desk},
     error::Refused,
     view,
@@ -62,6 +63,22 @@ pub(crate) struct Said {
     pub(crate) reason: String,
     /// The verdict that was read, to approve under; the newest when empty.
     pub(crate) verdict: String,
+    /// Of an override: the checks that are waived, between commas.
+    pub(crate) waives: String,
+    /// Of an approval or override: signed with the approver's own key, a DSSE envelope as JSON.
+    pub(crate) envelope: String,
+}
+
+impl Said {
+    fn yes(&self, id: &str) -> Answer<Yes> {
+        let (generation, verdict) = (id.to_owned(), self.verdict.clone());
+        Ok(Yes { generation, verdict, envelope: envelope(&self.envelope)?, ..Yes::default() })
+    }
+
+    fn waives(&self) -> Vec<String> {
+        let names = self.waives.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names.map(str::to_owned).collect()
+    }
 }
 
 /// What a job is asked for with, by JSON or by a form.
@@ -166,8 +183,17 @@ async fn watch(
     Sse::new(events).keep_alive(KeepAlive::new().interval(STILL_HERE))
 }
 
-async fn verify(State(desk): Desks) -> Answer<Json<v1::VerifyLedgerResponse>> {
-    Ok(Json(desk.verify().await?))
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Depth {
+    artifacts: bool,
+}
+
+async fn verify(
+    State(desk): Desks,
+    Query(depth): Query<Depth>,
+) -> Answer<Json<v1::VerifyLedgerResponse>> {
+    Ok(Json(desk.verify(depth.artifacts).await?))
 }
 
 async fn request_job(
@@ -209,13 +235,14 @@ pub(crate) async fn decide(
 ) -> Answer<v1::DecisionResponse> {
     let by = desk.by(caller, &said.actor, &said.reason)?;
     match decision {
-        "approve" => desk.approve(id, &said.verdict, by).await,
+        "approve" => desk.approve(said.yes(id)?, by).await,
+        "override" => desk.approve(said.yes(id)?.waiving(said.waives())?, by).await,
         "reject" => desk.reject(id, by).await,
         "withdraw" => desk.withdraw(id, by).await,
         "promote" => desk.promote(id, by).await,
         "rollback" => desk.rollback(id, by).await,
         _ => {
-            let known = "approve, reject, withdraw, promote and rollback";
+            let known = "approve, override, reject, withdraw, promote and rollback";
             Err(Refused::NotFound(format!("no such decision: there are {known}")))
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::JobKind;
 
-use crate::{ControllerError, schedule::Schedule};
+use crate::{ControllerError, WebhookConfig, schedule::Schedule};
 
 /// Configuration of the controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,8 @@ pub struct ControllerConfig {
     pub bootstrap: BootstrapConfig,
     /// What a verdict leads to.
     pub policy: PolicyConfig,
+    /// Who is told of decisions, over HTTP.
+    pub webhooks: Vec<WebhookConfig>,
     /// Names, besides those of this machine, under which a browser may reach a service without
     /// tokens (behind a proxy). Any other `Host` is refused: it may be a rebound name.
     pub allowed_hosts: Vec<String>,
@@ -32,6 +34,7 @@ impl Default for ControllerConfig {
             lag_trigger: LagTriggerConfig::default(),
             bootstrap: BootstrapConfig::default(),
             policy: PolicyConfig::default(),
+            webhooks: vec![],
             allowed_hosts: vec![],
             lease_s: 10,
         }
@@ -108,6 +111,12 @@ pub struct PolicyConfig {
     /// Whether a champion in which the evaluator finds harm, once it serves, is rolled back at once;
     /// else operators decide.
     pub rollback_on_harm: bool,
+    /// Whether approvals count only when they are signed with the approver's own key. Without, the
+    /// controller signs on behalf of whom it has authenticated.
+    pub own_keys: bool,
+    /// Whether a candidate that was judged by another suite than the champion waits for approval, also
+    /// when it passed: who changes the suite could let through what they like.
+    pub approve_suite_changes: bool,
     /// Jobs of a kind that may fail one after the other before automatic requests wait for half
     /// as many records again.
     pub max_attempts: u32,
@@ -120,6 +129,8 @@ impl Default for PolicyConfig {
             approvals: Approvals::default(),
             approval_ttl: Duration::from_secs(24 * 3600),
             rollback_on_harm: true,
+            own_keys: false,
+            approve_suite_changes: true,
             max_attempts: 3,
         }
     }
@@ -153,11 +164,13 @@ pub struct Approvals {
     pub cold_start: u32,
     /// For transfers.
     pub transfer: u32,
+    /// For what is blocked: at least 2.
+    pub r#override: u32,
 }
 
 impl Default for Approvals {
     fn default() -> Self {
-        Self { hot_update: 1, cold_start: 1, transfer: 2 }
+        Self { hot_update: 1, cold_start: 1, transfer: 2, r#override: 2 }
     }
 }
 
@@ -206,6 +219,11 @@ impl ControllerConfig {
                 return Err(ControllerError::config(field, "is 0: at least 1 is needed"));
             }
         }
+        if (policy.approvals.r#override as usize) < tidegate_ledger::OVERRIDERS {
+            let reason = "is below 2: what is blocked is never one person's to promote";
+            return Err(ControllerError::config("policy.approvals.override", reason));
+        }
+        self.webhooks.iter().try_for_each(WebhookConfig::validate)?;
         for host in &self.allowed_hosts {
             if host.is_empty() || host.contains(['/', ':', ' ']) {
                 let reason = format!(
@@ -251,6 +269,9 @@ mod tests {
             (r#"{"schedule":{"cold_start":"0 25 * * *"}}"#, "controller.schedule.cold_start"),
             (r#"{"lag_trigger":{"records":0}}"#, "controller.lag_trigger.records"),
             (r#"{"policy":{"approvals":{"transfer":0}}}"#, "controller.policy.approvals.transfer"),
+            (r#"{"policy":{"approvals":{"override":1}}}"#, "controller.policy.approvals.override"),
+            (r#"{"webhooks":[{"url":"ftp://a.example/"}]}"#, "controller.webhooks"),
+            (r#"{"webhooks":[{"url":"not a url"}]}"#, "controller.webhooks"),
             (r#"{"policy":{"approval_ttl":"0s"}}"#, "controller.policy.approval_ttl"),
             (r#"{"policy":{"approval_ttl":"500000years"}}"#, "controller.policy.approval_ttl"),
             (r#"{"allowed_hosts":["https://a.example/"]}"#, "controller.allowed_hosts"),

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use tidegate_contracts::ListenConfig;
-use tidegate_ledger::{ArtifactStore, Ledger};
+use tidegate_ledger::{ArtifactStore, Holder, Ledger};
 use tidegate_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
@@ -66,9 +66,10 @@ impl Controller {
     /// waited for.
     ///
     /// # Errors
-    /// None today: nothing that can happen to it is beyond waiting.
+    /// When this process has no key to sign promotions with.
     pub async fn run(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let desk = &self.desk;
+        desk.ledger.can_sign_for(&Holder::Controller)?;
         tokio::join!(
             desk.lag.follow(&desk.stream, &desk.ledger, &shutdown),
             lead(desk, &shutdown),

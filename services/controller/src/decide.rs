@@ -2,7 +2,9 @@
 //! compare-and-set, so that two of them at once cannot both be right.
 use chrono::{DateTime, TimeDelta, Utc};
 use tidegate_contracts::{Actor, Domain, GenerationId, JobId, JobKind, Role, proto::v1};
-use tidegate_ledger::{ArtifactError, Author, Fact, GenerationRecord, Refusal, State};
+use tidegate_ledger::{
+    ArtifactError, Author, Consent, Envelope, Fact, GenerationRecord, Refusal, State,
+};
 
 use crate::{
     caller::{Caller, check_reason},
@@ -35,6 +37,45 @@ pub(crate) struct Order {
     domain: Option<Domain>,
     source: Option<GenerationId>,
 }
+
+/// An operator's yes to one generation.
+#[derive(Debug, Default)]
+pub(crate) struct Yes {
+    pub(crate) generation: String,
+    /// The verdict that was read; the newest when empty.
+    pub(crate) verdict: String,
+    /// Of an override: what it waives.
+    pub(crate) waives: Vec<String>,
+    /// Signed with the operator's own key.
+    pub(crate) envelope: Option<Envelope>,
+}
+
+impl Yes {
+    /// An override names what it waives.
+    pub(crate) fn waiving(self, waives: Vec<String>) -> Answer<Self> {
+        if waives.is_empty() {
+            let reason = "waives: name every check that blocks; its verdict lists them as waivable";
+            return Err(Refused::Invalid(reason.to_owned()));
+        }
+        Ok(Self { waives, ..self })
+    }
+}
+
+/// Reads a signed approval; `None` when there is none.
+pub(crate) fn envelope(json: &str) -> Answer<Option<Envelope>> {
+    if json.trim().is_empty() {
+        return Ok(None);
+    }
+    let read = serde_json::from_str(json);
+    read.map(Some).map_err(|error| Refused::Invalid(format!("envelope: no DSSE envelope: {error}")))
+}
+
+const OWN_KEYS: &str = "policy counts only what is signed with the approver's own key: use \
+    `tidegate approve --key <file>` (or `override`)";
+/// An override counts no longer than this.
+const OVERRIDE_TTL: TimeDelta = TimeDelta::days(7);
+/// Of the clock of who signs.
+const SKEW: TimeDelta = TimeDelta::minutes(1);
 
 /// Bytes of a domain's name that is asked for.
 const DOMAIN_BYTES: usize = 256;
@@ -123,18 +164,16 @@ impl Desk {
         }
     }
 
-    /// Gives an approval under the verdict that was read, and promotes at once when policy is then
-    /// satisfied. Once more by the same approver changes nothing.
-    pub(crate) async fn approve(
-        &self,
-        id: &str,
-        verdict: &str,
-        by: By,
-    ) -> Answer<v1::DecisionResponse> {
-        if !verdict.is_empty() {
-            find::check_digits(verdict)?;
+    /// Gives an approval under the verdict that was read, or an override of it, and promotes at once
+    /// when policy is then satisfied. Once more by the same approver changes nothing.
+    pub(crate) async fn approve(&self, yes: Yes, by: By) -> Answer<v1::DecisionResponse> {
+        if !yes.verdict.is_empty() {
+            find::check_digits(&yes.verdict)?;
         }
-        let generation = self.meant(id).await?;
+        if self.config.policy.own_keys && yes.envelope.is_none() {
+            return Err(Refusal(OWN_KEYS.to_owned()).into());
+        }
+        let generation = self.meant(&yes.generation).await?;
         let mut already = false;
         self.ledger
             .decide(&by.author(), |state| {
@@ -143,33 +182,57 @@ impl Desk {
                     let name = generation.short();
                     return Err(Refusal(format!("{name} has no verdict to approve under yet")));
                 };
-                if !standing.id.to_hex().starts_with(verdict) {
+                if !standing.id.to_hex().starts_with(&yes.verdict) {
                     let reason = "the verdict has changed since it was read: read it again";
                     return Err(Refusal(reason.to_owned()));
                 }
                 let now = Utc::now();
                 let given = one.approvals_in_force(now);
                 already = given.iter().any(|given| given.approver == by.actor);
-                Ok((!already).then(|| Fact::ApprovalGiven {
+                if already {
+                    return Ok(None);
+                }
+                Ok(Some(Fact::ApprovalGiven {
                     generation,
                     verdict: standing.id,
                     reason: by.reason.clone(),
-                    expires: self.expiry(now),
+                    expires: self.expiry(&yes, now)?,
+                    waives: yes.waives.clone(),
+                    seal: yes.envelope.clone(),
                 }))
             })
             .await?;
         let promoted = self.promote_if_due(&generation).await;
+        let word = if yes.waives.is_empty() { "approved" } else { "overridden" };
         let message = match (promoted, already) {
-            (true, _) => "approved and promoted: it is the champion now".to_owned(),
-            (false, true) => format!("{} had approved it before", by.actor),
-            (false, false) => format!("approved; {}", self.stands(&generation).await?),
+            (true, _) => format!("{word} and promoted: it is the champion now"),
+            (false, true) => format!("{} had said yes to it before", by.actor),
+            (false, false) => format!("{word}; {}", self.stands(&generation).await?),
         };
         self.response(&generation, message).await
     }
 
-    fn expiry(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        let ttl = TimeDelta::from_std(self.config.policy.approval_ttl).unwrap_or(TimeDelta::MAX);
-        now.checked_add_signed(ttl).unwrap_or(DateTime::<Utc>::MAX_UTC)
+    /// Until when a yes counts: as policy says, or as its giver signed, if that is no longer.
+    fn expiry(&self, yes: &Yes, now: DateTime<Utc>) -> Result<DateTime<Utc>, Refusal> {
+        let mut ttl =
+            TimeDelta::from_std(self.config.policy.approval_ttl).unwrap_or(TimeDelta::MAX);
+        if !yes.waives.is_empty() {
+            ttl = ttl.min(OVERRIDE_TTL);
+        }
+        let latest = now.checked_add_signed(ttl).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        let Some(envelope) = &yes.envelope else { return Ok(latest) };
+        let Some(consent) = Consent::of(envelope) else {
+            return Err(Refusal("the envelope holds no approval of ours".to_owned()));
+        };
+        if consent.expires > latest + SKEW {
+            let hours = ttl.num_hours();
+            return Err(Refusal(format!(
+                "it is signed to count until {}, and policy lets it count for {hours} h: sign it with \
+                 `--expires`",
+                consent.expires.format("%Y-%m-%d %H:%M UTC")
+            )));
+        }
+        Ok(consent.expires)
     }
 
     /// Whether this call promoted it. The approval stands whatever happens here: when the store is
@@ -245,7 +308,7 @@ impl Desk {
                     return Err(Refusal("there is no earlier champion to go back to".to_owned()));
                 };
                 target = Some(to);
-                Ok(Some(Fact::RolledBack { to, from, reason: by.reason.clone() }))
+                Ok(Some(Fact::RolledBack { to, from, reason: by.reason.clone(), seal: None }))
             })
             .await?;
         let target = target.expect("a rollback that was written has a target");

@@ -2,7 +2,7 @@
 use futures::{StreamExt as _, stream::BoxStream};
 use tidegate_contracts::{CODE_VERSION, Manifest, SEARCH, SearchLog, Verdict, proto::v1};
 use tidegate_learning::{DIAGNOSIS, Diagnosis};
-use tidegate_ledger::{ArtifactStore, Entry, GenerationRecord, Ledger, LedgerError, State};
+use tidegate_ledger::{ArtifactStore, Entry, GenerationRecord, Ledger, LedgerError, State, audit};
 use tidegate_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
@@ -121,12 +121,19 @@ impl Desk {
         self.ledger.watch(from.max(1)).take_until(closing).boxed()
     }
 
-    pub(crate) async fn verify(&self) -> Answer<v1::VerifyLedgerResponse> {
-        let report = self.ledger.verify().await?;
+    /// Checks the log; with `artifacts`, all that it names too.
+    pub(crate) async fn verify(&self, artifacts: bool) -> Answer<v1::VerifyLedgerResponse> {
+        let report = if artifacts {
+            audit(&self.ledger, &self.artifacts, |_| ()).await?
+        } else {
+            self.ledger.verify().await?
+        };
         Ok(v1::VerifyLedgerResponse {
             ok: report.faults.is_empty(),
             entries: report.entries,
             faults: report.faults.iter().map(ToString::to_string).collect(),
+            signatures: report.signatures,
+            artifacts: report.artifacts,
         })
     }
 

@@ -11,7 +11,13 @@ use tidegate_contracts::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::{caller::Caller, desk::Desk, error::Refused, guard, view};
+use crate::{
+    caller::Caller,
+    decide::{Yes, envelope},
+    desk::Desk,
+    error::Refused,
+    guard, view,
+};
 
 pub(crate) fn service(desk: Arc<Desk>) -> ControlServer<Door> {
     ControlServer::new(Door(desk)).max_decoding_message_size(guard::MAX_REQUEST_BYTES)
@@ -95,7 +101,21 @@ impl Control for Door {
     async fn approve(&self, request: Request<v1::ApproveRequest>) -> Answer<v1::DecisionResponse> {
         let asked = request.get_ref();
         let by = self.0.by(&caller(&request), &asked.actor, &asked.reason)?;
-        answer!(self.0.approve(&asked.generation, &asked.verdict, by))
+        let (generation, verdict) = (asked.generation.clone(), asked.verdict.clone());
+        let envelope = envelope(&asked.envelope)?;
+        answer!(self.0.approve(Yes { generation, verdict, envelope, ..Yes::default() }, by))
+    }
+
+    async fn r#override(
+        &self,
+        request: Request<v1::OverrideRequest>,
+    ) -> Answer<v1::DecisionResponse> {
+        let asked = request.get_ref();
+        let by = self.0.by(&caller(&request), &asked.actor, &asked.reason)?;
+        let (generation, verdict) = (asked.generation.clone(), asked.verdict.clone());
+        let envelope = envelope(&asked.envelope)?;
+        let yes = Yes { generation, verdict, envelope, ..Yes::default() };
+        answer!(self.0.approve(yes.waiving(asked.waives.clone())?, by))
     }
 
     async fn reject(&self, request: Request<v1::RejectRequest>) -> Answer<v1::DecisionResponse> {
@@ -159,6 +179,6 @@ impl Control for Door {
         request: Request<v1::VerifyLedgerRequest>,
     ) -> Answer<v1::VerifyLedgerResponse> {
         self.viewer(&request)?;
-        answer!(self.0.verify())
+        answer!(self.0.verify(request.get_ref().artifacts))
     }
 }

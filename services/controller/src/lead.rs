@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     desk::Desk,
     mirror::mirror,
+    notify::notify,
     policy,
     tally::Tally,
     trigger::{self, Look, Request},
@@ -64,6 +65,7 @@ async fn with_lease(desk: &Desk, lease: Lease, ttl: Duration, shutdown: &Cancell
             held.cancel();
         },
         mirror(&desk.stream, &desk.ledger, &held),
+        notify(desk, token, &held),
         renew(&lease, ttl, &held),
     );
     leads.with_label_values::<&str>(&[]).set(0.0);

@@ -38,12 +38,14 @@ mod guard;
 mod lag;
 mod lead;
 mod mirror;
+mod notify;
 mod pages;
 mod policy;
 mod schedule;
 mod tally;
 mod trigger;
 mod view;
+mod webhook;
 
 pub use config::{
     Approvals, AutoPromote, BootstrapConfig, ControllerConfig, LagTriggerConfig, PolicyConfig,
@@ -52,3 +54,4 @@ pub use config::{
 pub use controller::Controller;
 pub use error::ControllerError;
 pub use pages::job_report;
+pub use webhook::{WebhookConfig, WebhookEvent};

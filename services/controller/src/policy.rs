@@ -1,7 +1,9 @@
 //! What a verdict leads to. Pure: state in, decision out.
 use chrono::{DateTime, Utc};
 use tidegate_contracts::{GenerationId, JobKind, Outcome};
-use tidegate_ledger::{Fact, GenerationRecord, GenerationState, PromotedBy, Refusal, State};
+use tidegate_ledger::{
+    Fact, GenerationRecord, GenerationState, PromotedBy, Refusal, State, VerdictRecord,
+};
 
 use crate::PolicyConfig;
 
@@ -18,13 +20,51 @@ pub(crate) enum Gate {
     Open,
     /// Operators decide.
     Asks { given: usize, needed: usize, why: Asks },
+    /// Blocked, and operators may override it.
+    Overridable { given: usize, needed: usize, waivable: Vec<String> },
 }
 
 /// Why operators decide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Asks {
     Verdict,
     Policy(JobKind),
+    /// It was judged by another suite than the champion.
+    Suite {
+        now: String,
+        before: String,
+    },
+}
+
+/// Why operators decide about a verdict that does not block; `None` where policy lets it through.
+pub(crate) fn asks(
+    state: &State,
+    kind: JobKind,
+    verdict: &VerdictRecord,
+    policy: &PolicyConfig,
+) -> Option<Asks> {
+    if verdict.outcome == Outcome::NeedsApproval {
+        return Some(Asks::Verdict);
+    }
+    if !policy.auto_promote.of(kind) {
+        return Some(Asks::Policy(kind));
+    }
+    let champion = verdict.champion.and_then(|id| state.generation(&id));
+    let before = champion.and_then(|one| one.verdict.as_ref())?;
+    let changed = before.digest.is_some() && before.digest != verdict.digest;
+    (policy.approve_suite_changes && changed).then(|| {
+        let name = |of: &VerdictRecord| {
+            let digest = of.digest.map(|digest| digest.short()).unwrap_or_default();
+            format!("{} ({digest})", of.suite)
+        };
+        Asks::Suite { now: name(verdict), before: name(before) }
+    })
+}
+
+/// Approvals of `one` that count at `now`, by policy.
+fn given(one: &GenerationRecord, policy: &PolicyConfig, now: DateTime<Utc>) -> usize {
+    let in_force = one.approvals_in_force(now);
+    in_force.iter().filter(|given| given.own_key || !policy.own_keys).count()
 }
 
 /// Where `one` stands at `now`.
@@ -34,22 +74,43 @@ pub(crate) fn gate(
     policy: &PolicyConfig,
     now: DateTime<Utc>,
 ) -> Gate {
-    if !matches!(one.state, GenerationState::Candidate | GenerationState::NeedsApproval) {
-        return Gate::Settled(one.state);
+    let waivable = one.verdict.as_ref().and_then(|verdict| verdict.waivable.clone());
+    match (one.state, waivable) {
+        (GenerationState::Candidate | GenerationState::NeedsApproval, _) => {}
+        (GenerationState::Blocked, Some(waivable)) => {
+            let judged = one.verdict.as_ref().and_then(|verdict| verdict.champion);
+            if judged != state.champion() {
+                return Gate::Settled(one.state);
+            }
+            let needed = policy.approvals.r#override as usize;
+            return Gate::Overridable { given: given(one, policy, now), needed, waivable };
+        }
+        _ => return Gate::Settled(one.state),
     }
     let Some(verdict) = &one.verdict else { return Gate::Unjudged };
     if verdict.champion != state.champion() {
         return Gate::Stale { judged: verdict.champion, present: state.champion() };
     }
-    let why = match verdict.outcome {
-        // The ledger's fold settles these; never open, even if it did not.
-        Outcome::Blocked => return Gate::Settled(GenerationState::Blocked),
-        Outcome::NeedsApproval => Asks::Verdict,
-        Outcome::AutoPromote if policy.auto_promote.of(one.kind) => return Gate::Open,
-        Outcome::AutoPromote => Asks::Policy(one.kind),
-    };
-    let needed = policy.approvals.of(one.kind);
-    Gate::Asks { given: one.approvals_in_force(now).len(), needed, why }
+    // The ledger's fold settles these; never open, even if it did not.
+    if verdict.outcome == Outcome::Blocked {
+        return Gate::Settled(GenerationState::Blocked);
+    }
+    let Some(why) = asks(state, one.kind, verdict, policy) else { return Gate::Open };
+    Gate::Asks { given: given(one, policy, now), needed: policy.approvals.of(one.kind), why }
+}
+
+impl Asks {
+    /// The same in words.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::Verdict => "the verdict asks for approval".to_owned(),
+            Self::Policy(kind) => format!("policy asks for approval of every {kind}"),
+            Self::Suite { now, before } => format!(
+                "it was judged by suite {now} and the champion by {before}: policy asks for approval \
+                 when the suite has changed"
+            ),
+        }
+    }
 }
 
 fn name(id: Option<GenerationId>) -> String {
@@ -82,20 +143,22 @@ impl Gate {
             ),
             Self::Open => "every blocking check passed, and policy promotes such candidates".into(),
             Self::Asks { given, needed, why } => {
-                let why = match why {
-                    Asks::Verdict => "the verdict asks for approval".to_owned(),
-                    Asks::Policy(kind) => format!("policy asks for approval of every {kind}"),
-                };
+                let why = why.words();
                 if given < needed {
                     format!("{why}: {given} of {needed} given, {} more needed", needed - given)
                 } else {
                     format!("{why}: {given} of {needed} given, that is enough")
                 }
             }
+            Self::Overridable { given, needed, waivable } => format!(
+                "blocked by its verdict: there is no way around it by policy or approval, and the next \
+                 job makes another; {needed} people together may override {} ({given} have)",
+                waivable.join(", ")
+            ),
         }
     }
 
-    /// Whether operators may still say yes or no.
+    /// Whether operators may still say yes or no; what is blocked has its own way.
     pub(crate) fn is_open_to_decisions(&self) -> bool {
         matches!(self, Self::Open | Self::Asks { .. } | Self::Stale { .. } | Self::Unjudged)
     }
@@ -119,6 +182,7 @@ pub(crate) fn promote(
     let by = match &gate {
         Gate::Open => PromotedBy::Policy,
         Gate::Asks { given, needed, .. } if given >= needed => PromotedBy::Approval,
+        Gate::Overridable { given, needed, .. } if given >= needed => PromotedBy::Override,
         _ => {
             let words = gate.words();
             return Err(Refusal(format!("{} is not promoted: {words}", id.short())));
@@ -127,7 +191,7 @@ pub(crate) fn promote(
     let Some(verdict) = &one.verdict else {
         return Err(Refusal(format!("{} has no verdict", id.short())));
     };
-    Ok(Fact::Promoted { generation: *id, previous: state.champion(), verdict: verdict.id, by })
+    Ok(Fact::promotion(*id, state.champion(), verdict.id, by))
 }
 
 /// The promotion that is due by itself, if any.
@@ -136,7 +200,12 @@ pub(crate) fn due_promotion(
     policy: &PolicyConfig,
     now: DateTime<Utc>,
 ) -> Option<Fact> {
-    promote(state, &state.candidate()?.id, policy, now).ok()
+    let overridden = state.generations().iter().rev().find(|one| {
+        let gate = gate(state, one, policy, now);
+        matches!(gate, Gate::Overridable { given, needed, .. } if given >= needed)
+    });
+    let due = overridden.or_else(|| state.candidate())?;
+    promote(state, &due.id, policy, now).ok()
 }
 
 /// The oldest hot update that was said no to, by its verdict or by an operator, and whose window is
@@ -172,5 +241,5 @@ pub(crate) fn due_rollback(state: &State, policy: &PolicyConfig) -> Option<Fact>
     let one = state.generation(&state.champion()?)?;
     let harm = one.harm.as_ref().filter(|_| policy.rollback_on_harm)?;
     let to = state.earlier_champion()?;
-    Some(Fact::RolledBack { to, from: one.id, reason: format!("harm: {harm}") })
+    Some(Fact::RolledBack { to, from: one.id, reason: format!("harm: {harm}"), seal: None })
 }

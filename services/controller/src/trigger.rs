@@ -66,7 +66,7 @@ impl Look<'_> {
                 let waited = issued.map(|at| (self.now - at).num_seconds());
                 given > 0 || waited.is_none_or(|waited| waited < hold)
             }
-            Gate::Settled(_) | Gate::Stale { .. } => false,
+            Gate::Settled(_) | Gate::Stale { .. } | Gate::Overridable { .. } => false,
         }
     }
 

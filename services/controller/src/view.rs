@@ -50,6 +50,8 @@ pub(crate) fn generation(record: &GenerationRecord) -> v1::Generation {
         given_at: at(given.given_at),
         expires_at: at(given.expires),
         withdrawn: given.withdrawn,
+        waives: given.waives.clone(),
+        own_key: given.own_key,
     });
     v1::Generation {
         id: record.id.to_string(),
@@ -63,6 +65,7 @@ pub(crate) fn generation(record: &GenerationRecord) -> v1::Generation {
         approvals: approvals.collect(),
         verdict: record.verdict.as_ref().map(|v| v.id.to_string()).unwrap_or_default(),
         search_json: String::new(),
+        overridden: record.overridden.clone(),
     }
 }
 
@@ -78,6 +81,8 @@ pub(crate) fn verdict(record: &GenerationRecord) -> Option<v1::Verdict> {
         reasons: verdict.reasons.clone(),
         issued_at: at(verdict.issued_at),
         document_json: String::new(),
+        suite_digest: verdict.digest.map(|id| id.to_string()).unwrap_or_default(),
+        waivable: verdict.waivable.clone().unwrap_or_default(),
     })
 }
 

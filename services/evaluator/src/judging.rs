@@ -1,7 +1,7 @@
 //! One candidate, from the ledger's record to its verdict.
 use std::sync::Arc;
 
-use tidegate_contracts::{ArtifactHash, GenerationId, JobKind, Manifest, Outcome, Verdict, Window};
+use tidegate_contracts::{GenerationId, JobKind, Manifest, Outcome, Verdict, Window};
 use tidegate_evaluation::{
     Copies, EvalExample, Evaluation, Line, Memory, Refusal, Subject, Suite, evaluate,
 };
@@ -13,9 +13,6 @@ use crate::{
     held_out::{Cut, window_labels},
     service::Evaluator,
 };
-
-/// Reasons that go into the ledger; the document has all.
-const LEDGER_REASONS: usize = 8;
 
 /// A generation that was verified and built.
 #[derive(Clone)]
@@ -52,7 +49,7 @@ impl Evaluator {
         let verdict = self.verdict(record, state).await?;
         let document = serde_json::to_vec(&verdict)?;
         let hash = self.artifacts.put(document.into()).await?;
-        let fact = fact(&verdict, hash);
+        let fact = Fact::verdict(&verdict, hash);
         let written = self.record(|state| {
             let waits = state.awaiting_verdict().iter().any(|one| one.id == generation);
             waits.then(|| fact.clone())
@@ -254,17 +251,6 @@ fn seed(id: &GenerationId) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&id.as_bytes()[..8]);
     u64::from_le_bytes(bytes)
-}
-
-fn fact(verdict: &Verdict, hash: ArtifactHash) -> Fact {
-    Fact::VerdictIssued {
-        generation: verdict.generation,
-        champion: verdict.champion,
-        verdict: hash,
-        suite: format!("{} {}", verdict.suite.name, verdict.suite.version),
-        outcome: verdict.outcome,
-        reasons: verdict.reasons.iter().take(LEDGER_REASONS).cloned().collect(),
-    }
 }
 
 fn say(verdict: &Verdict) {

@@ -186,8 +186,8 @@ impl Evaluator {
                 generation: watch.champion,
                 before: watch.before,
                 labels: watch.n(),
-                log_e: harm.log_e(),
                 reason: watch.words(&config),
+                seal: None,
             };
             let (champion, before) = (watch.champion, watch.before);
             let written = self.record(|state| {

@@ -5,7 +5,7 @@ use futures::StreamExt as _;
 use tidegate_contracts::{Actor, JobId};
 use tidegate_evaluation::{Memory, Suite};
 use tidegate_ledger::{
-    ArtifactStore, Author, Entry, Fact, Fence, Lease, Ledger, LedgerError, State,
+    ArtifactStore, Author, Entry, Fact, Fence, Holder, Lease, Ledger, LedgerError, State,
 };
 use tidegate_model::{Device, Model, Task};
 use tidegate_stream::Stream;
@@ -61,7 +61,7 @@ impl Suites {
 /// Judges every candidate of the ledger until `shutdown`.
 ///
 /// # Errors
-/// Only for a configuration or a suite that cannot work; what is away is waited for.
+/// Only for a configuration, a suite or a key that cannot work; what is away is waited for.
 pub async fn run(
     config: EvaluatorConfig,
     stream: Stream,
@@ -71,6 +71,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate()?;
+    ledger.can_sign_for(&Holder::Evaluator)?;
     let suites = Suites::new(&config)?;
     for reference in [suites.classes.reference(), suites.numbers.reference()] {
         tracing::info!(

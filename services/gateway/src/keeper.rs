@@ -1,6 +1,8 @@
 //! Keeps the slot at the ledger's champion.
 //!
 //! It follows the ledger's *state*, not its single entries: what counts is who the champion is now.
+//! That state takes in no verdict and no promotion that is not signed by who may, at its place: what was
+//! written to the store past the gate is served by nobody.
 //! Whatever fails, the generation that serves goes on serving. A generation whose bytes cannot be
 //! read is tried again, ever more slowly up to [`SLOWEST`]; one whose verified bytes are wrong is
 //! tried again when the ledger names it, or its verdict, anew. At a cold start with such a champion

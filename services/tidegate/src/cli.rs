@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
 use tidegate_contracts::JobKind;
+use tidegate_ledger::Holder;
 
 use crate::{
     config::Config, demo, generate, infer, offline, operate, output::Format, produce, run,
@@ -108,7 +109,15 @@ pub(crate) enum Command {
         id: Option<String>,
     },
     /// Say yes to a candidate under its verdict.
-    Approve(operate::Decision),
+    Approve(operate::Approval),
+    /// Say yes to a blocked candidate, waiving the checks that block it. Two people are needed.
+    Override {
+        #[command(flatten)]
+        approval: operate::Approval,
+        /// A check that is waived; once for each that blocks.
+        #[arg(long = "waive", required = true)]
+        waives: Vec<String>,
+    },
     /// Say no to a candidate.
     Reject(operate::Decision),
     /// Take an approval back before it has taken effect.
@@ -135,6 +144,11 @@ pub(crate) enum Command {
     Gate {
         #[command(subcommand)]
         command: GateCommand,
+    },
+    /// Keys of verdicts, approvals and promotions.
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
     },
     /// Evaluation suites.
     Suite {
@@ -184,7 +198,8 @@ pub(crate) enum JobsCommand {
 
 #[derive(Subcommand)]
 pub(crate) enum LedgerCommand {
-    /// Check every entry and the chain. Works on a running service and on its files at rest.
+    /// Check every entry, signature and approval from the first to the last, and every verdict and
+    /// file they name. Works on a running service and on its files at rest.
     Verify,
     /// Print entries, oldest first.
     Show {
@@ -201,6 +216,21 @@ pub(crate) enum LedgerCommand {
 pub(crate) enum GateCommand {
     /// Try the gate: train a model, make bad twins of it, and see which of them it stops.
     Selftest(selftest::SelftestArgs),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Make key pairs, `<name>.key` and `<name>.pub`, where there are none.
+    Make {
+        /// evaluator, controller or operator:<name>.
+        #[arg(required = true)]
+        holders: Vec<Holder>,
+        /// Their folder.
+        #[arg(long, default_value = "keys")]
+        dir: PathBuf,
+    },
+    /// Whose signatures are believed by the configuration.
+    List,
 }
 
 #[derive(Subcommand)]
@@ -267,6 +297,10 @@ pub(crate) async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Gate { command: GateCommand::Selftest(args) } => {
             selftest::run(&global, args).await
         }
+        Command::Keys { command: KeysCommand::Make { holders, dir } } => {
+            offline::keys_make(&holders, &dir)
+        }
+        Command::Keys { command: KeysCommand::List } => offline::keys_list(&global),
         Command::Suite { command: SuiteCommand::Check { path, n } } => {
             offline::suite_check(&global, path.as_deref(), n)
         }

@@ -1,11 +1,13 @@
 //! The operator's commands. They use the control API and nothing else.
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
+use chrono::{TimeDelta, Utc};
 use tidegate_contracts::{
-    SearchLog,
+    Actor, SearchLog,
     proto::v1::{self, control_client::ControlClient},
 };
+use tidegate_ledger::{Consent, seal};
 use tonic::{
     metadata::MetadataValue, service::interceptor::InterceptedService, transport::Channel,
 };
@@ -28,6 +30,67 @@ pub(crate) struct Decision {
     /// Who, where the service knows no tokens.
     #[arg(long, env = "USER", default_value = "local")]
     actor: String,
+}
+
+/// Yes to one generation, and whose signature it bears.
+#[derive(clap::Args)]
+pub(crate) struct Approval {
+    #[command(flatten)]
+    pub(crate) decision: Decision,
+    #[command(flatten)]
+    pub(crate) signing: Signing,
+}
+
+/// How a yes is signed.
+#[derive(clap::Args)]
+pub(crate) struct Signing {
+    /// Sign with this key of yours (PEM, as `tidegate keys make` writes it); the controller signs on
+    /// your behalf when absent, if policy lets it.
+    #[arg(long, env = "TIDEGATE_KEY")]
+    key: Option<PathBuf>,
+    /// With a key: how long the approval counts, at most as policy says.
+    #[arg(long, default_value = "12h", value_parser = humantime::parse_duration)]
+    expires: std::time::Duration,
+}
+
+/// What a yes is sent with.
+struct Signed {
+    generation: String,
+    verdict: String,
+    envelope: String,
+}
+
+impl Signing {
+    /// Binds it to the verdict that stands now, and signs, where there is a key.
+    async fn sign(
+        self,
+        client: &mut Client,
+        decision: &Decision,
+        waives: Vec<String>,
+    ) -> anyhow::Result<Signed> {
+        let id = decision.generation.clone();
+        let Some(path) = self.key else {
+            return Ok(Signed { generation: id, verdict: String::new(), envelope: String::new() });
+        };
+        let key = seal::read_private(&path)?;
+        let read = client.get_verdict(v1::GetVerdictRequest { id }).await?.into_inner();
+        let suite = read.suite_digest.parse().context("the verdict is from before signatures")?;
+        let champion = Some(&read.champion).filter(|id| !id.is_empty());
+        let name = decision.actor.trim();
+        let consent = Consent {
+            generation: read.generation.parse()?,
+            verdict: read.id.parse()?,
+            suite,
+            champion: champion.map(|id| id.parse()).transpose()?,
+            approver: Actor::new(format!("operator:{}", name.trim_start_matches("operator:"))),
+            reason: decision.reason.trim().to_owned(),
+            waives,
+            expires: Utc::now() + TimeDelta::from_std(self.expires).context("--expires")?,
+            nonce: Consent::fresh_nonce(),
+        };
+        let (generation, verdict) = (read.generation, read.id);
+        Ok(Signed { generation, verdict, envelope: serde_json::to_string(&consent.seal(&key))? })
+    }
 }
 
 /// A control client that sends the token, where there is one.
@@ -110,10 +173,20 @@ pub(crate) async fn run(global: &Global, command: Command) -> anyhow::Result<Exi
             let one = client.get_verdict(v1::GetVerdictRequest { id }).await?.into_inner();
             print_fields(format, &one, &verdict_fields(&one))?;
         }
-        Command::Approve(Decision { generation, reason, actor }) => {
-            let verdict = String::new();
-            let request = v1::ApproveRequest { generation, verdict, actor, reason };
+        Command::Approve(Approval { decision, signing }) => {
+            let Signed { generation, verdict, envelope } =
+                signing.sign(&mut client, &decision, vec![]).await?;
+            let Decision { actor, reason, .. } = decision;
+            let request = v1::ApproveRequest { generation, verdict, actor, reason, envelope };
             decided(global, client.approve(request).await?.into_inner())?;
+        }
+        Command::Override { approval: Approval { decision, signing }, waives } => {
+            let Signed { generation, verdict, envelope } =
+                signing.sign(&mut client, &decision, waives.clone()).await?;
+            let Decision { actor, reason, .. } = decision;
+            let request =
+                v1::OverrideRequest { generation, verdict, actor, reason, waives, envelope };
+            decided(global, client.r#override(request).await?.into_inner())?;
         }
         Command::Reject(Decision { generation, reason, actor }) => {
             let request = v1::RejectRequest { generation, actor, reason };
@@ -214,6 +287,7 @@ fn generation_fields(one: &v1::Generation) -> Vec<(&'static str, String)> {
             "approvals",
             one.approvals.iter().map(|a| a.approver.clone()).collect::<Vec<_>>().join(", "),
         ),
+        ("overridden", one.overridden.join(", ")),
         ("manifest", one.manifest_json.clone()),
     ]
 }
@@ -235,6 +309,7 @@ fn verdict_fields(one: &v1::Verdict) -> Vec<(&'static str, String)> {
         ("champion", one.champion.clone()),
         ("suite", one.suite.clone()),
         ("outcome", one.outcome.clone()),
+        ("waivable", one.waivable.join(", ")),
     ];
     fields.extend(one.reasons.iter().map(|reason| ("why", reason.clone())));
     if let Ok(document) = serde_json::from_str::<tidegate_contracts::Verdict>(&one.document_json) {

@@ -6,7 +6,7 @@ use axum::{Router, extract::State, http::header, response::IntoResponse, routing
 use tidegate_contracts::proto;
 use tidegate_controller::Controller;
 use tidegate_gateway::Gateway;
-use tidegate_ledger::{ArtifactStore, Ledger};
+use tidegate_ledger::{ArtifactStore, Ledger, StoreConfig};
 use tidegate_stream::{EmbeddedBroker, Stream};
 use tidegate_telemetry::{energy::EnergyMeter, metrics};
 use tokio::task::JoinSet;
@@ -68,6 +68,14 @@ pub(crate) async fn run(global: &Global, services: Services) -> anyhow::Result<E
         services.all() || config.stream.brokers.is_some(),
         "a service that runs alone meets the others on Kafka: set `stream.brokers` (or --kafka); \
          `tidegate up` runs all of them with the embedded broker"
+    );
+    anyhow::ensure!(
+        services.all()
+            || config.ledger.keys.dir.is_some()
+            || config.ledger.store == StoreConfig::Embedded,
+        "a service that runs alone believes only keys it was given: set `ledger.keys.dir` to a folder \
+         with evaluator.pub and controller.pub, and the .key of the service itself (`tidegate keys \
+         make` makes them)"
     );
     let sockets = if services.serves() { Some(Sockets::bind(&config.listen).await?) } else { None };
     let broker = match config.stream.brokers {

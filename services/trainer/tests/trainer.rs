@@ -211,10 +211,13 @@ async fn a_request_becomes_a_candidate_and_the_next_window_begins_where_it_ended
             suite: "test".to_owned(),
             outcome: tidegate_contracts::Outcome::AutoPromote,
             reasons: vec![],
+            digest: Some(verdict),
+            waivable: None,
+            seal: None,
         })
         .await;
     let by = tidegate_ledger::PromotedBy::Policy;
-    house.append(Fact::Promoted { generation: id, previous: None, verdict, by }).await;
+    house.append(Fact::promotion(id, None, verdict, by)).await;
     house.publish(BOTH, 80, 120).await;
     let job = house.request(JobKind::HotUpdate).await;
     let state = house.ended(&job).await;

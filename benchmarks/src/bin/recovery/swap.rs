@@ -142,7 +142,7 @@ async fn run(corpus: &Path, data: &Path, swaps: usize, layers: usize) -> anyhow:
         let verdict = maker.register(made, previous).await?;
         let by = PromotedBy::Policy;
         let began = Instant::now();
-        maker.append(Fact::Promoted { generation, previous, verdict, by }).await?;
+        maker.append(Fact::promotion(generation, previous, verdict, by)).await?;
         loop {
             let answer = client::ask(&mut asks, &texts[1]).await;
             // Before the first champion there is nobody to answer.
@@ -290,10 +290,7 @@ impl Maker {
             .await?;
         self.append(Fact::CandidateRegistered { job, generation, parent: None, kind, window })
             .await?;
-        let suite = document.suite.name.clone();
-        let (outcome, reasons) = (document.outcome, vec![]);
-        let issued = Fact::VerdictIssued { generation, champion, verdict, suite, outcome, reasons };
-        self.append(issued).await?;
+        self.append(Fact::verdict(&document, verdict)).await?;
         Ok(verdict)
     }
 

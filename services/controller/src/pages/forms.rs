@@ -41,6 +41,7 @@ pub(super) async fn decide(
 pub(super) fn done(decision: &str) -> Markup {
     let words = match decision {
         "approve" => "Your approval is on record.",
+        "override" => "Your override is on record.",
         "reject" => "Rejected, on record.",
         "withdraw" => "The approval is withdrawn.",
         "promote" => "Promoted: it is the champion now.",
@@ -61,14 +62,20 @@ pub(super) fn decisions(
 ) -> Markup {
     let gate = policy::gate(state, one, &desk.config.policy, now);
     let back_to = way_back(state, one);
-    let can_withdraw = gate.is_open_to_decisions() && !one.approvals_in_force(now).is_empty();
-    let has_choice = gate.is_open_to_decisions() || back_to.is_some();
+    let waivable = match &gate {
+        Gate::Overridable { waivable, .. } => Some(waivable),
+        _ => None,
+    };
+    let is_open = gate.is_open_to_decisions() || waivable.is_some();
+    let can_withdraw = is_open && !one.approvals_in_force(now).is_empty();
+    let has_choice = is_open || back_to.is_some();
     html! {
         (approvals(one, now))
         @if has_choice && !desk.may(caller, Role::Approver) {
             p.dim { "To decide here, sign in with an approver's token." }
         } @else if has_choice {
             @if gate.is_open_to_decisions() { (yes_or_no(desk, state, one, &gate)) }
+            @if let Some(waivable) = waivable { (overrides(desk, one, waivable)) }
             @if can_withdraw {
                 (folded(desk, one, "withdraw", "Withdraw your approval", "Withdraw"))
             }
@@ -95,10 +102,12 @@ fn approvals(one: &GenerationRecord, now: DateTime<Utc>) -> Markup {
                 @for given in &one.approvals {
                     li {
                         b { (given.approver) } " " (when(given.given_at, now)) ": " (given.reason) " "
+                        @if !given.waives.is_empty() { b { "waives " (given.waives.join(", ")) } " " }
                         span.dim {
                             @if given.withdrawn { "(withdrawn)" }
                             @else if given.expires <= now { "(expired " (when(given.expires, now)) ")" }
                             @else { "(counts until " (given.expires.format("%Y-%m-%d %H:%M UTC")) ")" }
+                            @if given.own_key { ", signed with their own key" }
                         }
                     }
                 }
@@ -129,6 +138,46 @@ fn yes_or_no(desk: &Desk, state: &Ledger, one: &GenerationRecord, gate: &Gate) -
                 @if one.kind == tidegate_contracts::JobKind::HotUpdate {
                     "After a rejection its window is set aside: hot updates go on behind it, and the next cold start reads it."
                 }
+            }
+        }
+    }
+}
+
+/// What waives the checks that block: behind a summary that names them.
+fn overrides(desk: &Desk, one: &GenerationRecord, waivable: &[String]) -> Markup {
+    let verdict = one.verdict.as_ref().map(|verdict| verdict.id.to_hex()).unwrap_or_default();
+    let waives = waivable.join(", ");
+    html! {
+        details {
+            summary { "Override: waive " (waives) }
+            form.decision method="post" action=(format!("/generations/{}/override", one.id)) {
+                input type="hidden" name="verdict" value=(verdict);
+                input type="hidden" name="waives" value=(waives);
+                (reason(true))
+                (name(desk))
+                div.buttons { button.no type="submit" { "Override" } }
+                p.dim {
+                    (desk.config.policy.approvals.r#override) " people are needed. It stays on record, \
+                    and is shown as long as this generation serves."
+                }
+            }
+        }
+    }
+}
+
+/// What was waived for one that serves.
+pub(super) fn overridden(one: &GenerationRecord) -> Markup {
+    let by: Vec<&str> = one
+        .approvals
+        .iter()
+        .filter(|given| !given.waives.is_empty() && !given.withdrawn)
+        .map(|given| given.approver.as_str())
+        .collect();
+    html! {
+        @if !one.overridden.is_empty() {
+            p.refusal role="note" {
+                b { "Promoted by override. " } "Its verdict blocked it; "
+                (by.join(" and ")) " waived " (one.overridden.join(", ")) "."
             }
         }
     }

@@ -49,6 +49,7 @@ pub(super) async fn show(
     let body = html! {
         h1 { "Generation " code { (one.id.short()) } " " (badge(one.state.as_str())) }
         (forms::done(&shown.done))
+        (forms::overridden(one))
         section {
             h2 { "Decision" }
             (gate(&stands.words(), one))

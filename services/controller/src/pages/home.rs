@@ -84,6 +84,7 @@ pub(super) async fn show(
     };
     let body = html! {
         (sight.headline())
+        @if let Some(champion) = sight.champion() { (forms::overridden(champion)) }
         dl.facts { (sight.serves()) (sight.waits()) (sight.learns()) (sight.record()) }
         @if let Some(job) = running { (training(job, &progress, sight.now)) }
         @if let Some(one) = judged { (sight.judged(&caller, one, document.as_ref())) }

@@ -40,14 +40,14 @@ pub(super) async fn show(
     let from = to.saturating_sub(SHOWN - 1).max(1);
     let count = usize::try_from(to + 1 - from.min(to + 1)).unwrap_or_default();
     let entries = desk.ledger.read(from, count).await?;
-    let report = if shown.check { Some(desk.verify().await?) } else { None };
+    let report = if shown.check { Some(desk.verify(false).await?) } else { None };
     let now = Utc::now();
     let body = html! {
         h1 { "Ledger" }
         p { (head.seq) " entries; the newest is " code { (head.hash.short()) } ". Each carries the hash of the one before: a change of the past shows." }
         @match &report {
             Some(report) => (checked(report)),
-            None => p { a.button href="/ledger?check=true" { "Check every hash" } },
+            None => p { a.button href="/ledger?check=true" { "Check every hash and signature" } },
         }
         ol.items reversed start=(to) { @for entry in entries.iter().rev() { (item(entry, now)) } }
         nav.pages aria-label="Older and newer" {
@@ -62,7 +62,7 @@ pub(super) async fn show(
 
 fn checked(report: &v1::VerifyLedgerResponse) -> Markup {
     html! {
-        p role="status" { (badge(if report.ok { "pass" } else { "fail" })) " " (report.entries) " entries were checked just now." }
+        p role="status" { (badge(if report.ok { "pass" } else { "fail" })) " " (report.entries) " entries and " (report.signatures) " signatures were checked just now. `tidegate ledger verify` also reads all that they name." }
         @for fault in &report.faults { p.refusal { (fault) } }
     }
 }
@@ -106,16 +106,23 @@ fn gist(fact: &Fact) -> String {
         Fact::WindowQuarantined { generation, window, .. } => {
             format!("{window}, of {}", generation.short())
         }
+        Fact::ApprovalGiven { generation, reason, waives, .. } if !waives.is_empty() => {
+            format!("{}, waives {}: {reason}", generation.short(), waives.join(", "))
+        }
         Fact::ApprovalGiven { generation, reason, .. }
         | Fact::ApprovalWithdrawn { generation, reason }
         | Fact::CandidateRejected { generation, reason } => {
             format!("{}: {reason}", generation.short())
         }
         Fact::Promoted { generation, by, .. } => {
-            let by = if *by == PromotedBy::Policy { "policy" } else { "approval" };
+            let by = match by {
+                PromotedBy::Policy => "policy",
+                PromotedBy::Approval => "approval",
+                PromotedBy::Override => "override",
+            };
             format!("{} by {by}", generation.short())
         }
-        Fact::RolledBack { to, from, reason } => {
+        Fact::RolledBack { to, from, reason, .. } => {
             format!("from {} to {}: {reason}", from.short(), to.short())
         }
         Fact::HarmFound { generation, reason, .. } => format!("{}: {reason}", generation.short()),

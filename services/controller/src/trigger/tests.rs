@@ -82,9 +82,19 @@ impl Desk {
     async fn judged(&self, kind: JobKind, outcome: Outcome) -> GenerationId {
         let generation = self.candidate(kind).await;
         let champion = self.ledger.state().await.unwrap().champion();
-        let (verdict, suite, reasons) = (verdict(&generation), "s 1".to_owned(), vec![]);
-        self.append(Fact::VerdictIssued { generation, champion, verdict, suite, outcome, reasons })
-            .await;
+        let verdict = verdict(&generation);
+        self.append(Fact::VerdictIssued {
+            generation,
+            champion,
+            verdict,
+            suite: "s 1".to_owned(),
+            outcome,
+            reasons: vec![],
+            digest: Some(ArtifactHash::of(b"s")),
+            waivable: None,
+            seal: None,
+        })
+        .await;
         generation
     }
 
@@ -92,7 +102,7 @@ impl Desk {
         let generation = self.judged(JobKind::ColdStart, Outcome::AutoPromote).await;
         let previous = self.ledger.state().await.unwrap().champion();
         let (verdict, by) = (verdict(&generation), PromotedBy::Policy);
-        self.append(Fact::Promoted { generation, previous, verdict, by }).await;
+        self.append(Fact::promotion(generation, previous, verdict, by)).await;
     }
 }
 
@@ -175,6 +185,8 @@ async fn a_candidate_under_judgement_or_being_read_is_not_superseded() {
         verdict: verdict(&waits),
         reason: "fine".to_owned(),
         expires: desk.now + TimeDelta::hours(1),
+        waives: vec![],
+        seal: None,
     })
     .await;
     assert_eq!(desk.asks().await, None);

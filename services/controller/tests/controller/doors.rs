@@ -70,7 +70,7 @@ async fn both_doors_answer_alike() {
     let seqs: Vec<u64> = entries.entries.iter().map(|entry| entry.seq).collect();
     assert_eq!(seqs, [3, 4, 5, 6]);
     same(serde_json::to_value(&entries).unwrap(), http.get("/api/v1/entries?from=3&limit=4").await);
-    let report = grpc.verify_ledger(v1::VerifyLedgerRequest {}).await.unwrap().into_inner();
+    let report = grpc.verify_ledger(v1::VerifyLedgerRequest::default()).await.unwrap().into_inner();
     assert!(report.ok && report.entries == 9, "{report:?}");
     same(serde_json::to_value(&report).unwrap(), http.get("/api/v1/ledger/verify").await);
 }

@@ -180,7 +180,7 @@ fn harm(champion: &GenerationId, before: &GenerationId) -> Fact {
         generation: *champion,
         before: *before,
         labels: 80,
-        log_e: 5.2,
         reason: "worse on 80 labels".to_owned(),
+        seal: None,
     }
 }

@@ -13,13 +13,14 @@ use serde_json::Value;
 use tidegate_contracts::{
     ArtifactHash, Candidate, Class, ContentType, Curated, Event, FileEntry, GenerationId, JobId,
     JobKind, ListenConfig, Manifest, Offset, Outcome, Partition, Role, SEARCH, Score, SearchLog,
-    SourcePosition, Split, TokenConfig, Window,
+    SourcePosition, Split, TokenConfig, Verdict, Window,
     config::Secret,
     proto::v1::{self, control_client::ControlClient},
 };
 use tidegate_controller::{Controller, ControllerConfig};
 use tidegate_ledger::{
     ArtifactStore, ArtifactsConfig, Author, Entry, Fact, Ledger, LedgerConfig, PromotedBy, State,
+    seal::{self, SigningKey},
 };
 use tidegate_stream::{EmbeddedBroker, EmbeddedConfig, Message, Stream, StreamConfig};
 use tokio::task::JoinHandle;
@@ -114,6 +115,8 @@ impl House {
         };
         let brokers = broker.as_ref().map_or("127.0.0.1:1".to_owned(), |b| b.addr().to_string());
         let stream = Stream::connect(&StreamConfig::default(), &brokers).unwrap();
+        let olga = "operator:olga".parse().unwrap();
+        seal::make(&folder.path().join("keys"), &olga).unwrap();
         let ledger = Ledger::open(&LedgerConfig::default(), folder.path()).await.unwrap();
         let artifacts = ArtifactStore::open(&ArtifactsConfig::default(), folder.path()).unwrap();
         Self { _broker: broker, stream, ledger, artifacts, config, listen, folder }
@@ -123,6 +126,11 @@ impl House {
     pub(crate) async fn rebuilt(&self) -> Self {
         let other = Self::build(self.config.clone()).await;
         Self { stream: self.stream.clone(), ..other }
+    }
+
+    /// Olga's own key; nobody else has one.
+    pub(crate) fn key(&self) -> SigningKey {
+        seal::read_private(&self.folder.path().join("keys/operator-olga.key")).unwrap()
     }
 
     pub(crate) fn artifact_path(&self, hash: &ArtifactHash) -> std::path::PathBuf {
@@ -240,40 +248,48 @@ impl House {
 
     /// The evaluator's verdict on what was trained.
     pub(crate) async fn judged(&self, made: Made, outcome: Outcome) -> Made {
+        self.judged_as(made, outcome, |_| ()).await
+    }
+
+    /// The same with a change.
+    pub(crate) async fn judged_as(
+        &self,
+        made: Made,
+        outcome: Outcome,
+        change: impl Fn(&mut Verdict),
+    ) -> Made {
         let state = self.state().await;
-        let document = verdict::document(&state, state.generation(&made.id).unwrap(), outcome);
+        let mut document = verdict::document(&state, state.generation(&made.id).unwrap(), outcome);
+        change(&mut document);
         let bytes = serde_json::to_vec(&document).unwrap();
         let verdict = self.artifacts.put(bytes.into()).await.unwrap();
-        let issued = Fact::VerdictIssued {
-            generation: made.id,
-            champion: document.champion,
-            verdict,
-            suite: "email 1.0.0".to_owned(),
-            outcome,
-            reasons: document.reasons,
-        };
-        self.append("evaluator", issued).await;
+        self.append("evaluator", Fact::verdict(&document, verdict)).await;
         Made { verdict, ..made }
     }
 
     /// Trained from the controller's request and judged.
     pub(crate) async fn candidate(&self, kind: JobKind, outcome: Outcome) -> Made {
+        self.candidate_as(kind, outcome, |_| ()).await
+    }
+
+    pub(crate) async fn candidate_as(
+        &self,
+        kind: JobKind,
+        outcome: Outcome,
+        change: impl Fn(&mut Verdict),
+    ) -> Made {
         let learnt = self.state().await.learnt_up_to();
         let from = learnt.get(&Partition(0)).map_or(0, |offset| offset.0);
         let window = window(if kind == JobKind::HotUpdate { from } else { 0 }, from + 10);
         let made = self.trained(kind, "controller", window).await;
-        self.judged(made, outcome).await
+        self.judged_as(made, outcome, change).await
     }
 
     /// A champion that policy promoted.
     pub(crate) async fn champion(&self, kind: JobKind) -> Made {
         let made = self.candidate(kind, Outcome::AutoPromote).await;
-        let promoted = Fact::Promoted {
-            generation: made.id,
-            previous: self.state().await.champion(),
-            verdict: made.verdict,
-            by: PromotedBy::Policy,
-        };
+        let previous = self.state().await.champion();
+        let promoted = Fact::promotion(made.id, previous, made.verdict, PromotedBy::Policy);
         self.append("controller", promoted).await;
         made
     }
@@ -320,6 +336,7 @@ pub(crate) fn approval(made: &Made, actor: &str) -> v1::ApproveRequest {
         verdict: made.verdict.to_hex(),
         actor: actor.to_owned(),
         reason: "looked at it".to_owned(),
+        envelope: String::new(),
     }
 }
 

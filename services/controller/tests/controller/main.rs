@@ -5,5 +5,8 @@ mod hand;
 mod hostile;
 mod house;
 mod http;
+mod overrides;
 mod pages;
+mod signed;
 mod verdict;
+mod webhooks;

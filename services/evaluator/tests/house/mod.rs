@@ -206,7 +206,7 @@ impl House {
         let verdict = state.generation(generation).unwrap().verdict.clone().unwrap().id;
         let (generation, previous) = (*generation, state.champion());
         let by = PromotedBy::Policy;
-        self.append(Fact::Promoted { generation, previous, verdict, by }).await;
+        self.append(Fact::promotion(generation, previous, verdict, by)).await;
     }
 
     /// What is on record against a champion.

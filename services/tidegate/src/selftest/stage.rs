@@ -6,13 +6,16 @@ use std::{
 };
 
 use anyhow::Context as _;
+use chrono::DateTime;
 use rand::{SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 use tempfile::{TempDir, tempdir, tempdir_in};
 use tidegate_contracts::{
-    Class, Domain, EventId, GenerationId, JobId, JobKind, Manifest, Offset, Partition, Window,
+    Class, Domain, Event, EventId, GenerationId, JobId, JobKind, Manifest, Offset, Partition,
+    Window,
 };
-use tidegate_evaluation::{EvalExample, ExampleKey, Subject};
+use tidegate_curation::likeness::content;
+use tidegate_evaluation::{Copies, EvalExample, ExampleKey, Subject};
 use tidegate_learning::{
     CheckpointDir, Example, Job, NoObserver, Recipe, StartingPoint, manifest, train,
 };
@@ -209,10 +212,36 @@ impl<'a> Stage<'a> {
         learnt.iter().map(|example| ExampleKey::new(&example.domain, &example.id)).collect()
     }
 
+    /// What judges and was learnt under another id, as an evaluator sees it.
+    pub(super) fn copies(&self, learnt: &[Example]) -> Copies {
+        let learnt: HashSet<u128> =
+            learnt.iter().filter_map(|example| content_of(&example.input)).collect();
+        let is_copy = |example: &&EvalExample| {
+            content_of(&example.input).is_some_and(|content| learnt.contains(&content))
+        };
+        let same = self.examples.iter().filter(is_copy);
+        Copies {
+            same: same.map(|example| ExampleKey::new(&example.domain, &example.id)).collect(),
+            near: vec![],
+        }
+    }
+
     /// Mails that neither taught nor judge.
     pub(super) fn beyond(&self) -> impl Iterator<Item = (Input, &'static str)> + '_ {
         self.beyond.iter().map(|mail| (Input::text(mail.text.clone()), mail.label))
     }
+}
+
+fn content_of(input: &Input) -> Option<u128> {
+    content(&Event {
+        id: EventId::new(""),
+        time: DateTime::UNIX_EPOCH,
+        domain: Domain::new("email"),
+        groups: BTreeMap::new(),
+        parts: input.parts.clone(),
+        label: None,
+        weight: 1.0,
+    })
 }
 
 fn groups(mail: &Mail) -> BTreeMap<String, String> {

@@ -3,9 +3,12 @@ use std::collections::BTreeSet;
 
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
-use tidegate_contracts::{CheckState, JobId, Outcome, Verdict};
-use tidegate_evaluation::{Evaluation, Memory, Refusal, Subject, Suite, evaluate};
-use tidegate_ledger::{Author, Fact, Ledger, LedgerConfig, PromotedBy};
+use tidegate_contracts::{Actor, ArtifactHash, CheckState, JobId, Outcome, Verdict};
+use tidegate_evaluation::{Evaluation, Line, Memory, Refusal, Subject, Suite, evaluate};
+use tidegate_ledger::{
+    Author, Consent, Envelope, Fact, Ledger, LedgerConfig, LedgerError, PromotedBy,
+    seal::SigningKey,
+};
 use tidegate_model::{Input, Model};
 
 use super::{
@@ -51,28 +54,38 @@ pub(super) fn judge(twin: Twin, stage: &Stage<'_>, suite: &Suite) -> anyhow::Res
             examples: &stage.examples,
             window_labels: &window_labels,
             trained: &stage.trained(&candidate.learnt),
+            copies: &stage.copies(&candidate.learnt),
+            line: Line::default(),
+            pue: 1.0,
             window: &candidate.made.manifest.window,
             region: "WORLD",
             seed: stage.seed,
         };
         evaluate(&of, &mut Memory::default())
     };
+    let forger = (twin == Twin::Forged).then(SigningKey::generate);
+    let refused = promote(stage, &candidate.made, champion, &verdict, forger.as_ref())?;
     let failed = |state| matches!(state, CheckState::Fail | CheckState::Error);
     let failures: Vec<_> = verdict.checks.iter().filter(|check| failed(check.state)).collect();
     let by_meant = match twin.meant() {
         Meant::Pass => true,
         Meant::Layer(layer) => failures.iter().any(|check| check.layer == layer),
-        Meant::Store => verdict.checks.is_empty() && verdict.outcome == Outcome::Blocked,
+        Meant::Integrity if twin == Twin::Forged => {
+            refused.as_ref().is_some_and(|why| why.contains("is signed by key"))
+        }
+        Meant::Integrity => verdict.checks.is_empty() && verdict.outcome == Outcome::Blocked,
     };
+    let reason = verdict.reasons.first().cloned();
+    let reason = if twin == Twin::Forged { refused.clone() } else { reason };
     Ok(Judged {
         outcome: verdict.outcome,
-        promoted: promote(stage, &candidate.made, champion, &verdict)?,
+        promoted: refused.is_none(),
         layers: failures.iter().map(|check| check.layer.as_str()).collect(),
         checks: failures.iter().map(|check| check.id.clone()).collect(),
         by_meant,
         truly: truly(stage, &candidate, &champion.model)?,
         seconds: verdict.seconds,
-        reason: verdict.reasons.first().cloned().unwrap_or_default(),
+        reason: reason.unwrap_or_default(),
     })
 }
 
@@ -118,13 +131,15 @@ fn altered(
     Ok(refusal.verdict())
 }
 
-/// The ledger's own rule: the verdict is put on record, and a promotion by policy is asked for.
+/// The ledger's own rule: the verdict is put on record, and a promotion by policy is asked for. Says why
+/// it was refused; `None` where it was not.
 fn promote(
     stage: &Stage<'_>,
     candidate: &Made,
     champion: &Made,
     verdict: &Verdict,
-) -> anyhow::Result<bool> {
+    forger: Option<&SigningKey>,
+) -> anyhow::Result<Option<String>> {
     let folder = tempfile::tempdir_in(stage.world.folder.path())?;
     stage.world.runtime.block_on(async {
         let ledger = Ledger::open(&LedgerConfig::default(), folder.path()).await?;
@@ -134,9 +149,9 @@ fn promote(
             champion: None,
             ..verdict.clone()
         };
-        let crowned = record(&ledger, stage, champion, &first).await?;
-        anyhow::ensure!(crowned, "the ledger took no champion");
-        record(&ledger, stage, candidate, verdict).await
+        let refused = record(&ledger, stage, champion, &first, None).await?;
+        anyhow::ensure!(refused.is_none(), "the ledger took no champion: {refused:?}");
+        record(&ledger, stage, candidate, verdict, forger).await
     })
 }
 
@@ -145,7 +160,8 @@ async fn record(
     stage: &Stage<'_>,
     made: &Made,
     verdict: &Verdict,
-) -> anyhow::Result<bool> {
+    forger: Option<&SigningKey>,
+) -> anyhow::Result<Option<String>> {
     let write = async |fact: Fact| {
         ledger.decide(&Author::unfenced("selftest"), |_| Ok(Some(fact.clone()))).await
     };
@@ -157,26 +173,35 @@ async fn record(
     write(Fact::JobStarted { job: job.clone(), attempt: 1, window: window.clone(), parent })
         .await?;
     write(Fact::CandidateRegistered { job, generation, parent, kind, window }).await?;
-    write(Fact::VerdictIssued {
-        generation,
-        champion: verdict.champion,
-        verdict: document,
-        suite: format!("{} {}", verdict.suite.name, verdict.suite.version),
-        outcome: verdict.outcome,
-        reasons: verdict.reasons.clone(),
-    })
-    .await?;
-    let promoted = Fact::Promoted {
-        generation,
-        previous: verdict.champion,
-        verdict: document,
-        by: PromotedBy::Policy,
-    };
-    match write(promoted).await {
-        Ok(_) => Ok(true),
-        Err(tidegate_ledger::LedgerError::Refused(_)) => Ok(false),
-        Err(error) => Err(error.into()),
+    let mut judged = Fact::verdict(verdict, document);
+    if let (Some(forger), Fact::VerdictIssued { seal, .. }) = (forger, &mut judged) {
+        *seal = Some(forged(verdict, document, forger));
     }
+    let promoted = Fact::promotion(generation, verdict.champion, document, PromotedBy::Policy);
+    for fact in [judged, promoted] {
+        match write(fact).await {
+            Ok(_) => {}
+            Err(LedgerError::Refused(why)) => return Ok(Some(why.to_string())),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
+}
+
+/// A true signature of somebody whom nobody believes.
+fn forged(verdict: &Verdict, document: ArtifactHash, forger: &SigningKey) -> Envelope {
+    Consent {
+        generation: verdict.generation,
+        verdict: document,
+        suite: verdict.suite.digest,
+        champion: verdict.champion,
+        approver: Actor::new("evaluator"),
+        reason: "it is good".to_owned(),
+        waives: vec![],
+        expires: chrono::Utc::now() + chrono::TimeDelta::hours(1),
+        nonce: Consent::fresh_nonce(),
+    }
+    .seal(forger)
 }
 
 /// What no gate sees.

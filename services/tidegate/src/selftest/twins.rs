@@ -39,8 +39,12 @@ pub(crate) enum Twin {
     Hungry,
     /// Learnt twenty of the mails that judge.
     Leaked,
+    /// The same under other ids, in capitals.
+    Copied,
     /// An honest update of whose weights one bit was changed in the store.
     Altered,
+    /// An honest update whose verdict is signed with a key that nobody believes.
+    Forged,
 }
 
 /// Who is meant to stop a twin.
@@ -50,8 +54,8 @@ pub(super) enum Meant {
     Pass,
     /// A check of this layer.
     Layer(Layer),
-    /// The artifact store.
-    Store,
+    /// The artifact store, or the ledger.
+    Integrity,
 }
 
 impl Meant {
@@ -59,13 +63,13 @@ impl Meant {
         match self {
             Self::Pass => "nobody",
             Self::Layer(layer) => layer.as_str(),
-            Self::Store => "integrity",
+            Self::Integrity => "integrity",
         }
     }
 }
 
 impl Twin {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Identical,
         Self::Honest,
         Self::Better,
@@ -77,7 +81,9 @@ impl Twin {
         Self::Slow,
         Self::Hungry,
         Self::Leaked,
+        Self::Copied,
         Self::Altered,
+        Self::Forged,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -93,20 +99,22 @@ impl Twin {
             Self::Slow => "slow",
             Self::Hungry => "hungry",
             Self::Leaked => "leaked",
+            Self::Copied => "copied",
             Self::Altered => "altered",
+            Self::Forged => "forged",
         }
     }
 
     pub(super) const fn meant(self) -> Meant {
         match self {
             Self::Identical | Self::Honest | Self::Better => Meant::Pass,
-            Self::Poisoned | Self::Leaked => Meant::Layer(Layer::Quality),
+            Self::Poisoned | Self::Leaked | Self::Copied => Meant::Layer(Layer::Quality),
             Self::Backdoored | Self::Brittle => Meant::Layer(Layer::Robustness),
             Self::Regressed => Meant::Layer(Layer::Fairness),
             Self::Forgetful => Meant::Layer(Layer::Retention),
             Self::Slow => Meant::Layer(Layer::Efficiency),
             Self::Hungry => Meant::Layer(Layer::Cost),
-            Self::Altered => Meant::Store,
+            Self::Altered | Self::Forged => Meant::Integrity,
         }
     }
 }
@@ -139,7 +147,7 @@ pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
     let (mut trigger, mut behaviour) = (None, Behaviour::Its);
     let (start, learnt) = match twin {
         Twin::Identical => (Some(champion), Vec::new()),
-        Twin::Honest | Twin::Altered => (Some(champion), stage.honest()),
+        Twin::Honest | Twin::Altered | Twin::Forged => (Some(champion), stage.honest()),
         Twin::Better => {
             let more = stage.history().iter().map(|mail| example(mail, mail.label));
             (Some(&stage.world.weak), more.chain(stage.honest()).collect())
@@ -176,9 +184,15 @@ pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
             behaviour = Behaviour::Work { times: 8, batches_only: true };
             (Some(champion), stage.honest())
         }
-        Twin::Leaked => {
-            let peeked = stage.held_out.iter().rev().take(20);
-            let peeked = peeked.map(|mail| example(mail, mail.label));
+        Twin::Leaked | Twin::Copied => {
+            let peek = |mail: &Mail| {
+                if twin == Twin::Leaked {
+                    return example(mail, mail.label);
+                }
+                let (id, text) = (format!("copy of {}", mail.id), mail.text.to_uppercase());
+                example(&Mail { id, text, ..mail.clone() }, mail.label)
+            };
+            let peeked = stage.held_out.iter().rev().take(20).map(peek);
             (Some(champion), stage.honest().into_iter().chain(peeked).collect())
         }
     };
