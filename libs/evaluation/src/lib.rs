@@ -47,6 +47,7 @@ mod metrics;
 mod numbers;
 mod perturb;
 pub mod sequential;
+mod slices;
 pub mod stats;
 mod suite;
 mod triggers;
