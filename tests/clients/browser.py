@@ -5,12 +5,16 @@ Input (JSON): {"steps": [
     {"open": url},
     {"read": true},                              what the page says
     {"see": {"role": ..., "name": ...}},         whether such a thing is there and can be used
+    {"screenshot": path},                        the whole page as a PNG; its width and height
     {"type": {"role": ..., "name": ...}, "text": ...},
     {"press": {"role": ..., "name": ...}, "stays": bool}]}
 A name is the beginning of the accessible name. Pressing waits for the next page unless it stays.
-Output (JSON): {"said": [what each read and see found], "at": last address, "complaints": [...]}
+Output (JSON): {"said": [what each read, see and screenshot found], "at": last address,
+                "complaints": [...]}
 """
+import base64
 import json
+import math
 import os
 import select
 import shutil
@@ -32,7 +36,8 @@ class Browser:
             sys.exit("chromium is needed (apt-get install chromium)")
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                  "--no-first-run", "--no-proxy-server", "--disable-background-networking",
-                 "--remote-debugging-pipe", f"--user-data-dir={self.profile}"]
+                 "--window-size=1280,900", "--remote-debugging-pipe",
+                 f"--user-data-dir={self.profile}"]
         # Chromium reads its commands from file 3 and answers on file 4.
         redirect = f'exec "$@" 3<&{commands} 4>&{answers}'
         self.process = subprocess.Popen(
@@ -100,6 +105,15 @@ class Browser:
         return self.call("Runtime.evaluate", expression=expression,
                          returnByValue=True)["result"].get("value")
 
+    def screenshot(self, path):
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        size = {"width": math.ceil(size["width"]), "height": math.ceil(size["height"])}
+        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True,
+                         clip={"x": 0, "y": 0, "scale": 1, **size})
+        with open(path, "wb") as file:
+            file.write(base64.b64decode(shot["data"]))
+        return [size["width"], size["height"]]
+
     def find(self, role, name):
         for node in self.call("Accessibility.getFullAXTree")["nodes"]:
             properties = {p["name"]: p["value"].get("value") for p in node.get("properties", [])}
@@ -137,6 +151,8 @@ def main():
                 said.append(browser.script(TEXT))
             elif "see" in step:
                 said.append(browser.find(**step["see"]) is not None)
+            elif "screenshot" in step:
+                said.append(browser.screenshot(step["screenshot"]))
             elif "type" in step:
                 browser.click(browser.use(**step["type"]))
                 browser.call("Input.insertText", text=step["text"])

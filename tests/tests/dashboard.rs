@@ -1,5 +1,8 @@
 //! The dashboard in a real browser: who serves, who waits, and a decision by mouse and keyboard.
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tidegate_ledger::Fact;
@@ -15,6 +18,23 @@ async fn browse(steps: Value) -> anyhow::Result<Value> {
 
 fn text(said: &Value, index: usize) -> &str {
     said[index].as_str().unwrap_or_else(|| panic!("text, not {}", said[index]))
+}
+
+/// Where screenshots are left for people to look at.
+fn picture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+/// A PNG of exactly the page's size, with something on it.
+#[track_caller]
+fn assert_shows_the_page(path: &Path, size: &Value) {
+    let png = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    println!("screenshot: {}, {size}, {} bytes", path.display(), png.len());
+    assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.ends_with(b"IEND\xaeB`\x82"));
+    let number = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
+    assert_eq!(json!([number(16), number(20)]), *size, "width and height");
+    assert!(number(16) >= 600 && number(20) >= 400, "a page: {size}");
+    assert!(png.len() > 20_000, "an empty page has few bytes, not {}", png.len());
 }
 
 async fn until_served(house: &House, generation: &str) {
@@ -34,6 +54,7 @@ async fn a_candidate_is_read_approved_and_serves_and_another_is_rejected() -> an
     let approve = json!({ "role": "button", "name": "Approve" });
     let reject = json!({ "role": "button", "name": "Reject" });
     let page = house.url("/");
+    let (before, after) = (picture("approve-before.png"), picture("approve-after.png"));
 
     let said = browse(json!([
         { "open": page },
@@ -43,23 +64,28 @@ async fn a_candidate_is_read_approved_and_serves_and_another_is_rejected() -> an
         { "read": true },
         { "type": reason, "text": "read it, layer by layer" },
         { "type": name, "text": "ana" },
+        { "screenshot": before },
         { "press": approve },
         { "read": true },
+        { "screenshot": after },
         { "open": page },
         { "read": true },
         { "see": approve },
     ]))
     .await?;
-    let (first, held_back, done) = (text(&said, 0), text(&said, 1), text(&said, 2));
+    assert_shows_the_page(&before, &said[2]);
+    assert_shows_the_page(&after, &said[4]);
+    let (first, held_back, done) = (text(&said, 0), text(&said, 1), text(&said, 3));
     assert!(first.contains("A candidate waits for a decision"), "{first}");
     assert!(first.contains("Serves now") && first.contains(&champion.id[..12]), "{first}");
     assert!(first.contains("Candidate") && first.contains(&candidate.id[..12]), "{first}");
     assert!(first.contains("quality"), "the verdict, layer by layer: {first}");
+    assert!(first.contains("Slice by slice") && first.contains("class=kitchen"), "{first}");
     assert!(held_back.contains("A candidate waits"), "still the same page: {held_back}");
     assert!(done.contains("Your approval is on record"), "{done}");
-    let after = text(&said, 3);
+    let after = text(&said, 5);
     assert!(!after.contains("waits for a decision"), "{after}");
-    assert_eq!(said[4], false, "there is nothing left to approve");
+    assert_eq!(said[6], false, "there is nothing left to approve");
     until_served(&house, &candidate.id).await;
 
     let approval = house.facts().await?.into_iter().find_map(|(entry, fact)| match fact {
@@ -190,5 +216,80 @@ async fn who_may_look_may_not_decide() -> anyhow::Result<()> {
     assert_eq!(champion, candidate);
     let shown = house.json(&["--token", "viewer-token", "generations", "champion"]).await?;
     assert!(shown["approvals"][0]["approver"].to_string().contains("the-approver"), "{shown}");
+    house.stop()
+}
+
+/// What a suite of a stream with labels that somebody might turn round asks at least.
+const BELIEVES: &str = "\
+format: 1
+name: harbour
+version: 1.0.0
+about: Short texts about harbours, kitchens and forests.
+limits: {perturbed_rows: 10, bootstrap: 200, permutations: 99, latency_ms: 50, throughput_ms: 50}
+checks:
+  - {id: above-chance, layer: quality, metric: balanced_accuracy, above_chance: 0.05,
+     severity: block, min_n: 10}
+  - {id: label-agreement, layer: quality, metric: label_agreement_drop, ceil: 0.4,
+     severity: block, min_n: 5, min_class: 3}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_a_day_of_flipped_labels_tells_a_stranger_why_it_was_blocked()
+-> anyhow::Result<()> {
+    let mut house = House::build("")?;
+    house.configure_small("")?;
+    std::fs::write(house.folder().join("suite.yaml"), BELIEVES)?;
+    house.start().await?;
+    let mut topics = Topics::new(80);
+    house.publish(&topics.labelled(240)).await?;
+    let champion = house.until_champion().await;
+
+    let mut flipped = topics.labelled(120);
+    for text in &mut flipped {
+        text.label = match text.label {
+            "harbour" => "kitchen",
+            "kitchen" => "forest",
+            _ => "harbour",
+        };
+    }
+    house.publish(&flipped).await?;
+    let blocked = until("the flipped day is judged", PATIENCE, async || {
+        let all = house.json(&["generations"]).await.ok()?;
+        let blocked = all.as_array()?.iter().find(|one| one["state"] == "blocked")?;
+        blocked["id"].as_str().map(str::to_owned)
+    })
+    .await;
+
+    let shot = picture("blocked.png");
+    let said = browse(json!([
+        { "open": house.url(&format!("/generations/{blocked}")) },
+        { "read": true },
+        { "see": { "role": "image", "name": "overall: candidate" } },
+        { "see": { "role": "button", "name": "Approve" } },
+        { "screenshot": shot },
+    ]))
+    .await?;
+    let page = text(&said, 0);
+    for words in [
+        "This candidate was blocked: it does not serve, and nobody can approve it.",
+        "The labels it learnt from are not believable: the champion agrees with",
+        "where it used to agree with",
+        "What you can do: Nothing has to be done to stay safe: the champion goes on serving",
+        "Find out who wrote these labels and correct them at the source.",
+        "What got worse",
+    ] {
+        assert!(page.contains(words), "{words} is not in {page}");
+    }
+    assert_eq!((&said[1], &said[2]), (&json!(true), &json!(false)), "a picture, and no way round");
+    assert_shows_the_page(&shot, &said[3]);
+
+    let card = house.run(&["generations", &blocked, "--card"]).await?;
+    let card = String::from_utf8(card.stdout)?;
+    for words in
+        ["# Model card", "not believable", "Short texts about harbours", "| class=forest |"]
+    {
+        assert!(card.contains(words), "{words} is not in {card}");
+    }
+    assert_eq!(house.overview().await?.champion.map(|one| one.id), Some(champion.id));
     house.stop()
 }

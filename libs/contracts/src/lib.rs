@@ -38,8 +38,8 @@ pub use net::{AccessError, ListenConfig, Role, TlsConfig, TokenConfig};
 pub use search::{Candidate, SEARCH, Score, SearchLog};
 pub use units::{GramsCo2e, Joules, Millis};
 pub use verdict::{
-    CheckResult, CheckState, DataEvidence, EnergyEvidence, Golden, Layer, NO_LEAK, Outcome,
-    Severity, SuiteRef, Verdict,
+    Changed, CheckResult, CheckState, DataEvidence, EnergyEvidence, Golden, Layer, ModelAnswer,
+    NO_LEAK, Outcome, Severity, SliceKind, SliceResult, SuiteRef, Verdict,
 };
 pub use window::{Offset, Partition, SourcePosition, Window, WindowError};
 

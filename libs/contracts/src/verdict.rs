@@ -3,7 +3,10 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{ArtifactHash, GenerationId, GramsCo2e, JobId, JobKind, Joules, Part, Window};
+use crate::{
+    ArtifactHash, Class, Domain, EventId, GenerationId, GramsCo2e, JobId, JobKind, Joules, Part,
+    Window,
+};
 
 /// What the evaluator concludes. It has no right to promote: the controller applies policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +170,9 @@ pub struct SuiteRef {
     pub version: String,
     /// Hash of its text.
     pub digest: ArtifactHash,
+    /// What it judges, as its author says.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub about: String,
 }
 
 /// What was judged on.
@@ -210,6 +216,80 @@ pub struct Golden {
     pub probabilities: Vec<f32>,
 }
 
+/// What makes a slice of the held-out examples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SliceKind {
+    /// Nothing: all of them.
+    All,
+    /// Of the candidate's window, or of one before.
+    Age,
+    /// One label.
+    Class,
+    /// One domain.
+    Domain,
+    /// One value of a group attribute.
+    Group,
+    /// One value of each of two group attributes.
+    Groups,
+}
+
+/// Both models on a slice of the held-out examples. It informs: only checks decide.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SliceResult {
+    /// What makes it.
+    pub kind: SliceKind,
+    /// Its name: `overall`, `earlier`, `fresh`, `class=spam`, `format=html, origin=list`.
+    pub slice: String,
+    /// Examples in it.
+    pub n: u64,
+    /// `accuracy`, or of numbers `mae`, the mean absolute error.
+    pub metric: String,
+    /// The candidate's value.
+    pub candidate: f64,
+    /// The champion's value on the same examples.
+    pub champion: Option<f64>,
+    /// Of the paired difference, candidate less champion; without a champion of the candidate's
+    /// value.
+    pub interval: Option<(f64, f64)>,
+    /// The interval's confidence level.
+    pub level: f64,
+    /// How it was made: `newcombe_paired`, `wilson`, or of numbers `paired_t` and `t`.
+    pub method: String,
+}
+
+/// What a model said of one example.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelAnswer {
+    /// The likeliest class, or the number.
+    pub answer: Class,
+    /// The probability of that class; numbers have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sure: Option<f64>,
+}
+
+/// A held-out example that one model gets right and the other wrong; of numbers, one that they
+/// are differently far off on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The event.
+    pub id: EventId,
+    /// Where it comes from.
+    pub domain: Domain,
+    /// What is right.
+    pub label: Class,
+    /// Of the candidate's own window.
+    pub fresh: bool,
+    /// Whether the candidate is the one that is wrong, or further off.
+    pub worse: bool,
+    /// What the candidate says.
+    pub candidate: ModelAnswer,
+    /// What the champion says.
+    pub champion: ModelAnswer,
+    /// The beginning of its text, at most 160 characters; parts that are no text by their kind.
+    pub excerpt: String,
+}
+
 /// The whole document. Stored by hash; the ledger names the hash.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -236,6 +316,12 @@ pub struct Verdict {
     pub reasons: Vec<String>,
     /// Every check.
     pub checks: Vec<CheckResult>,
+    /// Quality slice by slice, the largest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slices: Vec<SliceResult>,
+    /// Examples on which the two models differ most, those that got worse first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<Changed>,
     /// What it was judged on.
     pub data: DataEvidence,
     /// What the evaluation itself used.
@@ -268,5 +354,29 @@ impl Verdict {
             return None;
         }
         Some(unmet.iter().map(|check| check.id.clone()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_from_before_slices_is_read_and_says_nothing_of_them() {
+        let hash = ArtifactHash::of(b"x");
+        let old = serde_json::json!({
+            "format": 1, "generation": hash.to_hex(), "champion": null, "job": "j",
+            "kind": "cold_start",
+            "suite": { "name": "s", "version": "1", "digest": hash.to_hex() },
+            "issued": "2026-01-01T00:00:00Z", "seed": 1, "outcome": "blocked", "reasons": ["r"],
+            "checks": [],
+            "data": { "earlier": 0, "fresh": 0, "digest": hash.to_hex(),
+                      "window": { "topic": "t", "ranges": {} }, "leaked": 0 },
+            "energy": { "method": "none", "joules": null, "gco2e": null, "region": "WORLD" },
+            "seconds": 0.0, "environment": {}, "golden": [],
+        });
+        let read: Verdict = serde_json::from_value(old.clone()).unwrap();
+        assert!(read.slices.is_empty() && read.changed.is_empty() && read.suite.about.is_empty());
+        assert_eq!(serde_json::to_value(&read).unwrap(), old);
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     check::{self, Judged},
     evidence::{Evidence, digest},
     judge::effect,
+    slices::Picture,
     stats::{benjamini_hochberg, holm, nearest_rank, wilson},
     suite::NEAR_COPIES,
 };
@@ -39,7 +40,7 @@ pub fn evaluate(of: &Evaluation<'_>, memory: &mut Memory) -> Verdict {
     let meter = EnergyMeter::detect();
     let stretch = meter.start();
     let examined = examine(of, memory, &meter);
-    let (checks, golden, mut environment) = match examined {
+    let (checks, picture, golden, mut environment) = match examined {
         Ok(examined) => examined,
         Err(error) => {
             let refusal = Refusal::of(of, error.to_string());
@@ -73,6 +74,8 @@ pub fn evaluate(of: &Evaluation<'_>, memory: &mut Memory) -> Verdict {
             leaked: leaked(&checks),
         },
         checks,
+        slices: picture.slices,
+        changed: picture.changed,
         energy: energy(stretch.stop(), of.region, of.pue),
         seconds: began.elapsed().as_secs_f64(),
         environment,
@@ -111,7 +114,7 @@ fn only(examples: &[EvalExample], reads: impl Fn(&EvalExample) -> bool) -> Cow<'
     Cow::Owned(examples.iter().filter(|example| reads(example)).cloned().collect())
 }
 
-type Examined = (Vec<CheckResult>, Vec<Golden>, BTreeMap<String, String>);
+type Examined = (Vec<CheckResult>, Picture, Vec<Golden>, BTreeMap<String, String>);
 
 fn examine(
     of: &Evaluation<'_>,
@@ -128,7 +131,11 @@ fn examine(
     if let Some(anchor) = of.anchor.filter(|_| of.suite.asks_anchor()) {
         facts.insert("anchor".to_owned(), anchor.id.to_hex());
     }
-    Ok((checks, golden(of)?, facts))
+    let picture = Picture::of(&evidence);
+    if let Some(left_out) = picture.left_out() {
+        facts.insert("sample.slices".to_owned(), left_out);
+    }
+    Ok((checks, picture, golden(of)?, facts))
 }
 
 /// Says of what failed how probable that would be by chance, so many checks being made at once
@@ -422,6 +429,8 @@ impl Refusal {
             outcome: Outcome::Blocked,
             reasons: vec![format!("the candidate could not be judged: {}", self.reason)],
             checks: vec![],
+            slices: vec![],
+            changed: vec![],
             data: DataEvidence {
                 earlier: 0,
                 fresh: 0,

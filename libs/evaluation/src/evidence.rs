@@ -411,7 +411,7 @@ impl<'a> Evidence<'a> {
 }
 
 /// None where numbers are answered.
-fn classes(of: &Evaluation<'_>) -> Classes {
+pub(crate) fn classes(of: &Evaluation<'_>) -> Classes {
     if of.answers_numbers() {
         return Classes::default();
     }

@@ -53,6 +53,7 @@ mod perturb;
 mod robust;
 pub mod sequential;
 mod server;
+mod slices;
 pub mod stats;
 mod suite;
 mod triggers;

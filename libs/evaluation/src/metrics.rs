@@ -37,6 +37,14 @@ impl Classes {
         self.numbers.get(class).copied()
     }
 
+    /// Their names, by number.
+    pub(crate) fn names(&self) -> Vec<&Class> {
+        let mut names: Vec<(&usize, &Class)> =
+            self.numbers.iter().map(|(class, number)| (number, class)).collect();
+        names.sort_unstable();
+        names.into_iter().map(|(_, class)| class).collect()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -365,7 +365,6 @@ struct CheckDocument {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Suite {
     reference: SuiteRef,
-    about: String,
     level: f64,
     limits: Limits,
     checks: Vec<Check>,
@@ -424,8 +423,12 @@ impl Suite {
         }
         let digest = ArtifactHash::of(yaml.as_bytes());
         Ok(Self {
-            reference: SuiteRef { name: document.name, version: document.version, digest },
-            about: document.about,
+            reference: SuiteRef {
+                name: document.name,
+                version: document.version,
+                digest,
+                about: document.about,
+            },
             level: document.level,
             limits: document.limits,
             checks,
@@ -441,7 +444,7 @@ impl Suite {
     /// What it is for, as its author says.
     #[must_use]
     pub fn about(&self) -> &str {
-        &self.about
+        &self.reference.about
     }
 
     /// The confidence level of every interval whose check has none of its own.

@@ -216,3 +216,25 @@ fn numbers_and_classes_are_never_held_against_each_other() {
         assert!(verdict.reasons[0].contains("a ledger, of its own"), "{:?}", verdict.reasons);
     }
 }
+
+#[test]
+fn numbers_are_shown_slice_by_slice_by_their_error_and_where_it_grew_most() {
+    let (suite, data) = (quick(REGRESSION), examples(200, |truth| truth));
+    let (champion, candidate) = (Numbers::new(2, 5.0), Numbers::new(3, 15.0));
+    let shown = verdict(&suite, &candidate, Some(&champion), &data, 1);
+    let overall = &shown.slices[0];
+    assert_eq!((&*overall.slice, &*overall.metric, overall.n), ("overall", "mae", 200));
+    assert!(overall.candidate > overall.champion.unwrap());
+    let (low, high) = overall.interval.unwrap();
+    let more = overall.candidate - overall.champion.unwrap();
+    assert!(low > 0.0 && (low..high).contains(&more), "{overall:?}");
+    assert!(shown.slices.iter().all(|slice| !slice.slice.starts_with("class=")));
+    let off = |one: &tidegate_contracts::Changed| {
+        let number = |class: &Class| class.number().unwrap();
+        let by = |said: &Class| (number(said) - number(&one.label)).abs();
+        by(&one.candidate.answer) - by(&one.champion.answer)
+    };
+    let worse: Vec<f64> = shown.changed.iter().filter(|one| one.worse).map(off).collect();
+    assert!(worse.len() == 12 && worse.is_sorted_by(|a, b| a >= b) && worse[11] > 0.0, "{worse:?}");
+    assert!(shown.changed.iter().filter(|one| !one.worse).all(|one| off(one) < 0.0));
+}

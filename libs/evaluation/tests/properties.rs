@@ -1,6 +1,6 @@
 //! What must hold of every metric, and how often intervals and evidence are right.
 use proptest::prelude::*;
-use rand::{RngExt as _, SeedableRng as _, seq::SliceRandom as _};
+use rand::{SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 use tidegate_contracts::Class;
 use tidegate_evaluation::{

@@ -106,6 +106,7 @@ pub(crate) fn routes() -> Router<Arc<Desk>> {
         .route("/api/v1/jobs", get(jobs).post(request_job))
         .route("/api/v1/generations", get(generations))
         .route("/api/v1/generations/{id}", get(generation))
+        .route("/api/v1/generations/{id}/card", get(card))
         .route("/api/v1/generations/{id}/{decision}", post(decision))
         .route("/api/v1/rollback", post(rollback))
         .route("/api/v1/verdicts", get(verdicts))
@@ -137,6 +138,10 @@ async fn generations(
 
 async fn generation(State(desk): Desks, Path(id): Path<String>) -> Answer<Json<v1::Generation>> {
     Ok(Json(desk.generation(&id).await?))
+}
+
+async fn card(State(desk): Desks, Path(id): Path<String>) -> Answer<Json<v1::ModelCard>> {
+    Ok(Json(desk.card(&id).await?))
 }
 
 async fn verdicts(

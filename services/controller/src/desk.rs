@@ -6,7 +6,9 @@ use tidegate_ledger::{ArtifactStore, Entry, GenerationRecord, Ledger, LedgerErro
 use tidegate_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ControllerConfig, error::Refused, find, lag::Lag, schedule::Schedule, trigger, view};
+use crate::{
+    ControllerConfig, card::Card, error::Refused, find, lag::Lag, schedule::Schedule, trigger, view,
+};
 
 /// Manifests read at once for a list.
 const AT_ONCE: usize = 16;
@@ -92,6 +94,20 @@ impl Desk {
                 serde_json::to_string(&log).map_err(|error| Refused::Broken(error.to_string()))?;
         }
         Ok(generation)
+    }
+
+    /// The model card of a generation.
+    pub(crate) async fn card(&self, id: &str) -> Answer<v1::ModelCard> {
+        let state = self.ledger.state().await?;
+        let one = find::generation(&state, id)?;
+        let manifest = self.manifest(one).await;
+        let verdict = match &one.verdict {
+            Some(_) => Some(self.document(one).await?),
+            None => None,
+        };
+        let card =
+            Card { state: &state, one, manifest: manifest.as_ref(), verdict: verdict.as_ref() };
+        Ok(v1::ModelCard { generation: one.id.to_string(), markdown: card.markdown() })
     }
 
     pub(crate) async fn verdicts(&self, limit: u32) -> Answer<v1::ListVerdictsResponse> {

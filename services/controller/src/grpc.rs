@@ -75,6 +75,14 @@ impl Control for Door {
         answer!(self.0.generation(&request.get_ref().id))
     }
 
+    async fn get_model_card(
+        &self,
+        request: Request<v1::GetModelCardRequest>,
+    ) -> Answer<v1::ModelCard> {
+        self.viewer(&request)?;
+        answer!(self.0.card(&request.get_ref().id))
+    }
+
     async fn list_verdicts(
         &self,
         request: Request<v1::ListVerdictsRequest>,

@@ -25,8 +25,10 @@
 //! # }
 //! ```
 
+mod account;
 mod api;
 mod caller;
+mod card;
 mod config;
 mod controller;
 mod decide;

@@ -102,6 +102,9 @@ pub(crate) enum Command {
     Generations {
         /// Show this one whole: an id, a prefix, `champion` or `candidate`.
         id: Option<String>,
+        /// Print its model card (Markdown) in place of its fields.
+        #[arg(long, requires = "id")]
+        card: bool,
     },
     /// What the evaluator found.
     Verdicts {

@@ -148,13 +148,20 @@ pub(crate) async fn run(global: &Global, command: Command) -> anyhow::Result<Exi
             let job = client.request_job(request).await?.into_inner();
             print_fields(format, &job, &[("job", job.job.clone())])?;
         }
-        Command::Generations { id: None } => {
+        Command::Generations { id: None, .. } => {
             let request = v1::ListGenerationsRequest { limit: 50 };
             let all = client.list_generations(request).await?.into_inner().generations;
             let header = ["generation", "kind", "state", "registered", "parent", "classes"];
             print(format, &all, &header, all.iter().map(generation_row).collect())?;
         }
-        Command::Generations { id: Some(id) } => {
+        Command::Generations { id: Some(id), card: true } => {
+            let card = client.get_model_card(v1::GetModelCardRequest { id }).await?.into_inner();
+            match format {
+                Format::Json => println!("{}", serde_json::to_string_pretty(&card)?),
+                Format::Table => print!("{}", card.markdown),
+            }
+        }
+        Command::Generations { id: Some(id), .. } => {
             let one = client.get_generation(v1::GetGenerationRequest { id }).await?.into_inner();
             print_fields(format, &one, &generation_fields(&one))?;
             if format == Format::Table && !one.search_json.is_empty() {

@@ -1,6 +1,6 @@
 //! Pictures, as inline SVG.
 use maud::{Markup, html};
-use tidegate_contracts::CheckResult;
+use tidegate_contracts::{CheckResult, SliceResult};
 use tidegate_learning::History;
 
 /// Width and height of the picture of an interval.
@@ -30,16 +30,23 @@ impl Bound {
     }
 }
 
-/// Where champion and candidate are equal, and where the candidate is found.
+/// Where the candidate and whom it is held against are equal, and where the candidate is found.
 fn marks(check: &CheckResult) -> (Option<f64>, Option<f64>) {
     let pair = check.candidate.zip(check.baseline);
-    if check.rule.contains("candidate - champion") {
-        (Some(0.0), pair.map(|(candidate, champion)| candidate - champion))
-    } else if check.rule.contains("candidate / champion") {
-        (Some(1.0), pair.map(|(candidate, champion)| candidate / champion))
+    let versus = |sign: &str| {
+        ["champion", "anchor"]
+            .iter()
+            .any(|who| check.rule.contains(&format!("candidate {sign} {who}")))
+    };
+    if versus("-") {
+        (Some(0.0), pair.map(|(candidate, other)| candidate - other))
+    } else if versus("/") {
+        (Some(1.0), pair.map(|(candidate, other)| candidate / other))
     } else if check.rule.contains("label_agreement_drop") {
         // Both columns are the champion's agreement, before and now.
         (Some(0.0), pair.map(|(now, before)| before - now))
+    } else if check.rule.contains("trigger_success") {
+        (Some(0.0), pair.map(|(candidate, champion)| candidate - champion))
     } else {
         (None, check.candidate)
     }
@@ -79,6 +86,74 @@ pub(super) fn interval(check: &CheckResult) -> Option<Markup> {
             @if let Some(at) = found { circle cx=(px(at)) cy="11" r="4" {} }
         }
     })
+}
+
+/// Where a candidate may lie on a slice: the interval of its difference, put to the champion's value.
+fn reach(one: &SliceResult) -> Option<(f64, f64)> {
+    let (low, high) = one.interval.filter(|(low, high)| low.is_finite() && high.is_finite())?;
+    let start = one.champion.unwrap_or_default();
+    let ends = (start + low, start + high);
+    Some(if one.metric == "mae" { ends } else { (ends.0.max(0.0), ends.1.min(1.0)) })
+}
+
+/// What the pictures of all slices of a verdict are drawn to.
+pub(super) struct Scale {
+    pub(super) from: f64,
+    pub(super) to: f64,
+}
+
+impl Scale {
+    /// `None` where there is nothing to draw.
+    pub(super) fn of(slices: &[&SliceResult]) -> Option<Self> {
+        let ends = |one: &&SliceResult| {
+            let (low, high) = reach(one).unzip();
+            [Some(one.candidate), one.champion, low, high]
+        };
+        let all: Vec<f64> =
+            slices.iter().flat_map(ends).flatten().filter(|at| at.is_finite()).collect();
+        let from = all.iter().copied().reduce(f64::min)?;
+        let to = all.iter().copied().reduce(f64::max)?;
+        Some(Self { from, to: to.max(from + 1e-9) })
+    }
+}
+
+/// Candidate and champion on one slice.
+pub(super) fn slice(one: &SliceResult, scale: &Scale) -> Markup {
+    let px = |at: f64| {
+        let share = (at - scale.from) / (scale.to - scale.from);
+        format!("{:.1}", EDGE + share * (WIDE - 2.0 * EDGE))
+    };
+    // Surely more than the champion's, surely less, or neither.
+    let moved = match one.interval.filter(|_| one.champion.is_some()) {
+        Some((low, _)) if low > 0.0 => 1,
+        Some((_, high)) if high < 0.0 => -1,
+        _ => 0,
+    };
+    let tone = match (moved, one.metric == "mae") {
+        (0, _) => "",
+        (1, false) | (-1, true) => "pass",
+        _ => "fail",
+    };
+    let value = |at: f64| super::slices::slice_value(&one.metric, at);
+    let mut label = format!("{}: candidate {}", one.slice, value(one.candidate));
+    if let Some(champion) = one.champion {
+        label.push_str(&format!(", champion {}", value(champion)));
+    }
+    let ends = reach(one);
+    if let Some((low, high)) = ends {
+        label.push_str(&format!(", the candidate between {} and {}", value(low), value(high)));
+    }
+    html! {
+        svg class={ "interval " (tone) } viewBox=(format!("0 0 {WIDE} {HIGH}")) role="img" aria-label=(label) {
+            title { (label) }
+            @if let Some((low, high)) = ends {
+                line.reach x1=(px(low)) x2=(px(high)) y1="11" y2="11" {}
+                @for end in [low, high] { line.end x1=(px(end)) x2=(px(end)) y1="7" y2="15" {} }
+            }
+            @if let Some(champion) = one.champion { circle.champion cx=(px(champion)) cy="11" r="5" {} }
+            circle cx=(px(one.candidate)) cy="11" r="4" {}
+        }
+    }
 }
 
 /// The loss of a job that trains, by step.
@@ -174,6 +249,65 @@ mod tests {
         assert_eq!(Bound::of("U(candidate / champion) <= 1.5"), above(1.5));
         for other in ["", "accuracy", "L(x) > many", "X(x) > 1", "L(x) > NaN"] {
             assert_eq!(Bound::of(other), None, "{other}");
+        }
+    }
+
+    fn slice_of(champion: Option<f64>, interval: (f64, f64)) -> SliceResult {
+        SliceResult {
+            kind: tidegate_contracts::SliceKind::Group,
+            slice: "format=<html>".to_owned(),
+            n: 50,
+            metric: "accuracy".to_owned(),
+            candidate: 0.7,
+            champion,
+            interval: Some(interval),
+            level: 0.9,
+            method: "newcombe_paired".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_slice_shows_both_on_the_scale_of_all_and_says_so() {
+        let (beside, alone) = (slice_of(Some(0.9), (-0.3, -0.1)), slice_of(None, (0.6, 1.0)));
+        let scale = Scale::of(&[&beside, &alone]).unwrap();
+        assert!((scale.from - 0.6).abs() < 1e-9 && (scale.to - 1.0).abs() < 1e-9);
+        let drawn = slice(&beside, &scale).into_string();
+        assert!(drawn.contains(r#"class="interval fail""#), "surely worse: {drawn}");
+        assert!(drawn.contains(
+            "candidate 70.0 %, champion 90.0 %, the candidate between 60.0 % and 80.0 %"
+        ));
+        assert_eq!(drawn.matches("<circle").count(), 2);
+        assert!(!drawn.contains("<html>"), "what users wrote is no markup");
+        let drawn = slice(&alone, &scale).into_string();
+        assert_eq!(drawn.matches("<circle").count(), 1);
+        assert!(drawn.contains(r#"x1="8.0" x2="172.0""#), "from edge to edge: {drawn}");
+        assert!(Scale::of(&[]).is_none());
+    }
+
+    #[test]
+    fn the_difference_to_the_anchor_is_marked_like_that_to_the_champion() {
+        for (rule, equal, found) in [
+            ("L(candidate - anchor) > -0.05", 0.0, -0.25),
+            ("L(candidate - champion) > -0.05", 0.0, -0.25),
+            ("U(candidate / anchor) <= 1.2", 1.0, 0.75),
+        ] {
+            let check = CheckResult {
+                id: "x".to_owned(),
+                layer: tidegate_contracts::Layer::Quality,
+                metric: "accuracy".to_owned(),
+                slice: "overall".to_owned(),
+                severity: tidegate_contracts::Severity::Block,
+                state: tidegate_contracts::CheckState::Fail,
+                candidate: Some(0.75),
+                baseline: Some(1.0),
+                interval: None,
+                level: 0.9,
+                method: "none".to_owned(),
+                n: 9,
+                rule: rule.to_owned(),
+                reason: String::new(),
+            };
+            assert_eq!(marks(&check), (Some(equal), Some(found)), "{rule}");
         }
     }
 

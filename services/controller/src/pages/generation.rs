@@ -1,7 +1,11 @@
 //! One generation: where it stands, what was found, where it comes from.
 use std::sync::Arc;
 
-use axum::{extract::State, response::Response};
+use axum::{
+    extract::State,
+    http::header,
+    response::{IntoResponse as _, Response},
+};
 use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -28,6 +32,15 @@ pub(super) struct Shown {
     done: String,
 }
 
+/// The model card as a file.
+pub(super) async fn card(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+) -> Answer<Response> {
+    let markdown = desk.card(&id).await?.markdown;
+    Ok(([(header::CONTENT_TYPE, "text/markdown; charset=utf-8")], markdown).into_response())
+}
+
 pub(super) async fn show(
     State(desk): State<Arc<Desk>>,
     Path(id): Path<String>,
@@ -50,6 +63,8 @@ pub(super) async fn show(
         h1 { "Generation " code { (one.id.short()) } " " (badge(one.state.as_str())) }
         (forms::done(&shown.done))
         (forms::overridden(one))
+        @if let Some(Ok(document)) = &document { (verdict::summary(document, stands.is_open_to_decisions())) }
+        p.dim { a href=(format!("/generations/{}/card.md", one.id)) { "Model card" } }
         section {
             h2 { "Decision" }
             (gate(&stands.words(), one))

@@ -9,6 +9,7 @@ mod inside;
 mod jobs;
 mod ledger;
 mod session;
+mod slices;
 mod verdict;
 mod words;
 
@@ -24,6 +25,10 @@ use maud::{DOCTYPE, Markup, html};
 use tidegate_contracts::{ArtifactHash, CODE_VERSION};
 
 pub use self::inside::job_report;
+pub(crate) use self::{
+    slices::{slice_value, slices_shown},
+    words::amount,
+};
 use crate::{caller::Caller, desk::Desk};
 
 const STYLE: &str = include_str!("style.css");
@@ -39,6 +44,7 @@ pub(crate) fn routes() -> Router<Arc<Desk>> {
     Router::new()
         .route("/", get(home::show))
         .route("/generations/{id}", get(generation::show))
+        .route("/generations/{id}/card.md", get(generation::card))
         .route("/generations/{id}/{decision}", post(forms::decide))
         .route("/jobs", get(jobs::show).post(jobs::request))
         .route("/ledger", get(ledger::show))

@@ -1,18 +1,43 @@
 //! A verdict: the candidate beside the champion, layer by layer.
 use maud::{Markup, html};
-use tidegate_contracts::{CheckResult, CheckState, Layer, Severity, Verdict};
+use tidegate_contracts::{CheckResult, CheckState, Layer, Outcome, Severity, Verdict};
 
 use super::{
-    chart,
+    chart, slices,
     words::{amount, badge, link},
 };
+use crate::account::Account;
+
+/// What happened, for somebody who has not read the code. What can still be done is said while
+/// the candidate is `open` to decisions, or was blocked.
+pub(super) fn summary(verdict: &Verdict, open: bool) -> Markup {
+    let account = Account::of(verdict);
+    let tone = match verdict.outcome {
+        Outcome::AutoPromote => "good",
+        Outcome::NeedsApproval => "ask",
+        Outcome::Blocked => "bad",
+    };
+    html! {
+        div class={ "headline account " (tone) } {
+            p { (account.judged) }
+            p { b { (account.conclusion) } }
+            @if !account.because.is_empty() { ul.reasons { @for why in &account.because { li { (why) } } } }
+            @if open || verdict.outcome == Outcome::Blocked {
+                p { b { "What you can do: " } (account.advice.join(" ")) }
+            }
+        }
+    }
+}
 
 /// The whole of a verdict.
 pub(super) fn view(verdict: &Verdict) -> Markup {
     html! {
         ul.layers aria-label="Layers" {
-            @for layer in Layer::ALL { (summary(layer, &verdict.checks)) }
+            @for layer in Layer::ALL { (glance(layer, &verdict.checks)) }
         }
+        (slices::view(verdict))
+        (slices::changed(verdict))
+        h3 { "Check by check" }
         table.checks role="table" {
             caption.quiet { "Every check, with the interval it is decided on: L and U are its lower and its upper end, the shaded side is the one to stay out of, and the dashed line is where both are equal." }
             thead role="rowgroup" {
@@ -41,7 +66,7 @@ fn of(layer: Layer, checks: &[CheckResult]) -> impl Iterator<Item = &CheckResult
 }
 
 /// One layer in a glance: what does not pass is counted.
-fn summary(layer: Layer, checks: &[CheckResult]) -> Markup {
+fn glance(layer: Layer, checks: &[CheckResult]) -> Markup {
     let count = |states: &[CheckState]| {
         of(layer, checks).filter(|check| states.contains(&check.state)).count()
     };

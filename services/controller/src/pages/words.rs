@@ -58,7 +58,7 @@ pub(super) fn link(id: &GenerationId) -> Markup {
 }
 
 /// A measured value: as many digits as are worth reading, with the unit its name tells.
-pub(super) fn amount(metric: &str, value: f64) -> String {
+pub(crate) fn amount(metric: &str, value: f64) -> String {
     let size = value.abs();
     let number = match size {
         _ if !size.is_finite() => return "–".to_owned(),

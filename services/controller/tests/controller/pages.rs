@@ -1,7 +1,7 @@
 //! What an operator sees, and is offered.
 use axum::body::Body;
 use serde_json::json;
-use tidegate_contracts::{JobKind, Outcome, Role};
+use tidegate_contracts::{JobKind, Outcome, Role, proto::v1};
 
 use crate::house::{House, config, loopback, token};
 
@@ -52,6 +52,83 @@ async fn a_candidate_stands_beside_the_champion_with_the_reason_and_the_buttons(
     assert!(page.contains("Your approval is on record") && page.contains("looks fine"), "{page}");
     assert!(page.contains("champion") && !page.contains(OFFERED), "{page}");
     assert!(page.contains(&format!("Roll back to {}", champion.id.short())));
+}
+
+#[tokio::test]
+async fn a_verdict_explains_itself_in_words_in_pictures_and_by_examples() {
+    let house = House::build(config(json!({}))).await;
+    let http = house.http();
+    house.champion(JobKind::ColdStart).await;
+    let blocked = house.candidate(JobKind::HotUpdate, Outcome::Blocked).await;
+    let page = http.get(&format!("/generations/{}", blocked.id)).await.text;
+    for words in [
+        "A hot update (the serving model, taught what was new) was asked about 412 examples",
+        "This candidate was blocked: it does not serve",
+        "It answers worse than the champion: 65 of 100 answers are right, and the champion's 96 of",
+        "What you can do: ",
+        "Slice by slice",
+        "class=spam: candidate 60.0 %, champion 96.0 %, the candidate between 61.0 % and 69.0 %",
+        "format=&lt;html&gt; | *x*",
+        "What got worse",
+        "&lt;b&gt;buy&lt;/b&gt; now",
+        "(98 % sure)",
+        &format!("/generations/{}/card.md", blocked.id),
+    ] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+    assert!(!page.contains("domain=mail"), "one domain is the whole");
+    assert!(!page.contains("<b>buy"), "what users wrote is no markup");
+    let home = http.get("/").await.text;
+    assert!(home.contains("This candidate was blocked"), "{home}");
+}
+
+#[tokio::test]
+async fn every_generation_has_a_model_card_by_every_door() {
+    let house = House::build(config(json!({}))).await;
+    let http = house.http();
+    let first = house.champion(JobKind::ColdStart).await;
+    let made = house.candidate(JobKind::HotUpdate, Outcome::NeedsApproval).await;
+    let said = json!({ "actor": "ana", "reason": "fine\n# <b>really</b> | [x](http://evil)" });
+    let approve = format!("/api/v1/generations/{}/approve", made.id);
+    assert_eq!(http.post(&approve, &said).await.status, 200);
+
+    let file = http.get(&format!("/generations/{}/card.md", made.id)).await;
+    assert_eq!(file.headers["content-type"], "text/markdown; charset=utf-8");
+    let card = &file.text;
+    for words in [
+        &format!("# Model card: generation `{}`", made.id.short()),
+        &format!("- Started from: `{}`", first.id.short()),
+        "- Stands as: champion",
+        "- Answers: 2 classes: ham, spam",
+        "\\# \\<b\\>really\\</b\\> \\| \\[x\\](http\\://evil)",
+        "- Judged for: Mail, \\*spam\\* or ham.",
+        "- Domains judged on: mail (473)",
+        "- format: \\<html\\> \\| \\*x\\* (90)",
+        "| calibration | ece | overall | 0.021 | 0.034 | -0.0120 to 0.0520 (90 %) | 473 |",
+        "- Held-out examples: 412 earlier, 61 fresh",
+        "- Window: tidegate.curated",
+        "| class=spam | 140 | 96.0 % | 60.0 % | -35.0 % to -27.0 % |",
+        "- Training: unknown",
+        "- Evaluation: 212 J by `cpu_time_model`",
+        "- Undecided: calibration: ",
+        "- Too few examples: word-changes: ",
+    ] {
+        assert!(card.contains(words), "{words}: {card}");
+    }
+    let sections = card.lines().filter(|line| line.starts_with("## ")).count();
+    assert_eq!(sections, 10, "the nine of Mitchell et al., and energy: {card}");
+
+    let json = http.get(&format!("/api/v1/generations/{}/card", made.id)).await.json();
+    assert_eq!(json, json!({ "generation": made.id.to_hex(), "markdown": card }));
+    let request = v1::GetModelCardRequest { id: "champion".to_owned() };
+    let answer = house.grpc().await.get_model_card(request).await.unwrap().into_inner();
+    assert_eq!(&answer.markdown, card);
+
+    let unjudged =
+        house.trained(JobKind::ColdStart, "controller", crate::house::window(0, 30)).await;
+    let card = http.get(&format!("/generations/{}/card.md", unjudged.id)).await.text;
+    assert!(card.contains("It has not been judged: nothing is known of its quality."), "{card}");
+    assert_eq!(http.get("/generations/0123456789ab/card.md").await.status, 404);
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! What an evaluator would have found.
 use chrono::Utc;
 use tidegate_contracts::{
-    ArtifactHash, CheckResult, CheckState, DataEvidence, EnergyEvidence, GramsCo2e, Joules, Layer,
-    Outcome, Severity, SuiteRef, Verdict,
+    ArtifactHash, Changed, CheckResult, CheckState, Class, DataEvidence, Domain, EnergyEvidence,
+    EventId, GramsCo2e, Joules, Layer, ModelAnswer, Outcome, Severity, SliceKind, SliceResult,
+    SuiteRef, Verdict,
 };
 use tidegate_ledger::{GenerationRecord, State};
 
@@ -24,12 +25,15 @@ pub(crate) fn document(state: &State, one: &GenerationRecord, outcome: Outcome) 
             name: "email".to_owned(),
             version: "1.0.0".to_owned(),
             digest: ArtifactHash::of(b"suite"),
+            about: "Mail, *spam* or ham.".to_owned(),
         },
         issued: Utc::now(),
         seed: 7,
         outcome,
         reasons,
         checks: checks(outcome, champion.is_some()),
+        slices: slices(champion.is_some()),
+        changed: changed(champion.is_some()),
         data: DataEvidence {
             earlier: 412,
             fresh: 61,
@@ -142,4 +146,39 @@ fn checks(outcome: Outcome, against: bool) -> Vec<CheckResult> {
     (few.interval, few.candidate, few.baseline) = (None, None, None);
     all.insert(4, few);
     all
+}
+
+fn slices(against: bool) -> Vec<SliceResult> {
+    let of = |kind, slice: &str, n, candidate| SliceResult {
+        kind,
+        slice: slice.to_owned(),
+        n,
+        metric: "accuracy".to_owned(),
+        candidate,
+        champion: against.then_some(0.96),
+        interval: Some(if against { (-0.35, -0.27) } else { (0.6, 0.7) }),
+        level: 0.9,
+        method: "newcombe_paired".to_owned(),
+    };
+    vec![
+        of(SliceKind::All, "overall", 473, 0.652),
+        of(SliceKind::Domain, "domain=mail", 473, 0.652),
+        of(SliceKind::Class, "class=spam", 140, 0.6),
+        of(SliceKind::Group, "format=<html> | *x*", 90, 0.55),
+    ]
+}
+
+fn changed(against: bool) -> Vec<Changed> {
+    let answer = |class: &str, sure| ModelAnswer { answer: Class::new(class), sure: Some(sure) };
+    let one = Changed {
+        id: EventId::new("m-17"),
+        domain: Domain::new("mail"),
+        label: Class::new("spam"),
+        fresh: true,
+        worse: true,
+        candidate: answer("ham", 0.98),
+        champion: answer("spam", 0.91),
+        excerpt: "<b>buy</b> now".to_owned(),
+    };
+    if against { vec![one] } else { vec![] }
 }
