@@ -28,10 +28,6 @@ pub enum WebhookEvent {
 }
 
 impl WebhookEvent {
-    /// All there are.
-    pub const ALL: [Self; 5] =
-        [Self::NeedsApproval, Self::Blocked, Self::Promoted, Self::Overridden, Self::RolledBack];
-
     /// `needs_approval`, `blocked`, ...
     #[must_use]
     pub const fn as_str(self) -> &'static str {
