@@ -23,6 +23,8 @@ pub enum WebhookEvent {
     Promoted,
     /// A blocked one became champion, by override.
     Overridden,
+    /// A champion answers worse than the one before, found while it serves.
+    HarmFound,
     /// An earlier champion is the champion again.
     RolledBack,
 }
@@ -36,6 +38,7 @@ impl WebhookEvent {
             Self::Blocked => "blocked",
             Self::Promoted => "promoted",
             Self::Overridden => "overridden",
+            Self::HarmFound => "harm_found",
             Self::RolledBack => "rolled_back",
         }
     }
