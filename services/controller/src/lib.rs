@@ -4,7 +4,7 @@
 //! point, whoever asks: policy, an approval, the CLI, the dashboard), that nothing is done twice
 //! after a crash (every step is decided on the folded ledger, and written by compare-and-set), and
 //! that of many controllers one acts. It never trains, never judges, and has no way around a
-//! verdict.
+//! verdict but what two people waive.
 //!
 //! ```no_run
 //! # async fn example(

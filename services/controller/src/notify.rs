@@ -141,6 +141,7 @@ fn event(fact: &Fact, state: &State, policy: &PolicyConfig) -> Option<WebhookEve
         }
         Fact::Promoted { by: PromotedBy::Override, .. } => Some(WebhookEvent::Overridden),
         Fact::Promoted { .. } => Some(WebhookEvent::Promoted),
+        Fact::HarmFound { .. } => Some(WebhookEvent::HarmFound),
         Fact::RolledBack { .. } => Some(WebhookEvent::RolledBack),
         _ => None,
     }
@@ -151,6 +152,9 @@ fn message<'a>(event: WebhookEvent, entry: &'a Entry, state: &State) -> Message<
         Fact::Promoted { generation, previous, .. } => (*generation, *previous, None),
         Fact::RolledBack { to, from, reason, .. } => (*to, Some(*from), Some(reason.clone())),
         Fact::VerdictIssued { generation, champion, .. } => (*generation, *champion, None),
+        Fact::HarmFound { generation, before, reason, .. } => {
+            (*generation, Some(*before), Some(reason.clone()))
+        }
         other => unreachable!("{} is no event", other.kind()),
     };
     let verdict = state.generation(&generation).and_then(|one| one.verdict.as_ref());
@@ -161,6 +165,7 @@ fn message<'a>(event: WebhookEvent, entry: &'a Entry, state: &State) -> Message<
         WebhookEvent::Blocked => "is blocked by its verdict",
         WebhookEvent::Promoted => "is the champion now",
         WebhookEvent::Overridden => "was blocked, and is the champion now by override",
+        WebhookEvent::HarmFound => "does harm while it serves",
         WebhookEvent::RolledBack => "is the champion again, by rollback",
     };
     let why = reasons.first().map(|reason| format!(": {reason}")).unwrap_or_default();

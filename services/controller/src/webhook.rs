@@ -23,15 +23,13 @@ pub enum WebhookEvent {
     Promoted,
     /// A blocked one became champion, by override.
     Overridden,
+    /// A champion answers worse than the one before, found while it serves.
+    HarmFound,
     /// An earlier champion is the champion again.
     RolledBack,
 }
 
 impl WebhookEvent {
-    /// All there are.
-    pub const ALL: [Self; 5] =
-        [Self::NeedsApproval, Self::Blocked, Self::Promoted, Self::Overridden, Self::RolledBack];
-
     /// `needs_approval`, `blocked`, ...
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -40,6 +38,7 @@ impl WebhookEvent {
             Self::Blocked => "blocked",
             Self::Promoted => "promoted",
             Self::Overridden => "overridden",
+            Self::HarmFound => "harm_found",
             Self::RolledBack => "rolled_back",
         }
     }

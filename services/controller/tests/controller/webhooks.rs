@@ -14,6 +14,7 @@ use axum::{
 use ring::hmac;
 use serde_json::{Value, json};
 use tidegate_contracts::{ArtifactHash, JobKind, Outcome, proto::v1};
+use tidegate_ledger::Fact;
 
 use crate::house::{House, config};
 
@@ -155,5 +156,32 @@ async fn a_receiver_that_is_away_or_wants_nothing_holds_up_nobody() {
     // The first was refused, and is left out.
     until(&ear, "the second is told", |heard| heard.taken.len() == 1).await;
     assert_eq!(ear.lock().unwrap().tries, 2);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn harm_that_is_found_is_told_with_who_served_before() {
+    let (ear, url) = receiver(&[]).await;
+    let events = ["harm_found", "rolled_back"];
+    let house = House::with_broker(config(json!({
+        "webhooks": [{"url": url, "secret": "between us", "events": events}],
+    })))
+    .await;
+    let before = house.champion(JobKind::ColdStart).await.id;
+    let generation = house.champion(JobKind::HotUpdate).await.id;
+    let running = house.start();
+    until_kept(&house, &url, 0).await;
+    let (labels, reason) = (80, "11 of 80 more are wrong".to_owned());
+    let harm = Fact::HarmFound { generation, before, labels, reason, seal: None };
+    house.append("evaluator", harm).await;
+    until(&ear, "harm and its rollback are told", |heard| heard.taken.len() == 2).await;
+    let heard = ear.lock().unwrap();
+    for ((event, message), (name, champion)) in
+        heard.taken.iter().zip([(events[0], before), (events[1], generation)])
+    {
+        assert_eq!((event.as_str(), &message["champion"]), (name, &json!(champion.to_hex())));
+    }
+    assert!(heard.taken[0].1["text"].as_str().unwrap().contains("11 of 80"));
+    drop(heard);
     running.stop().await;
 }
