@@ -178,7 +178,8 @@ fn corruption_errors_are_hendryckss() {
     // A hundred rows, of which at each severity as many are wrong as the case says.
     let errors = |rates: &Value| {
         let rates = floats(rates);
-        let wrong = |row: usize| rates.iter().filter(|&&rate| (row as f64) < rate * 100.0 - 1e-9).count();
+        let wrong =
+            |row: usize| rates.iter().filter(|&&rate| (row as f64) < rate * 100.0 - 1e-9).count();
         let mut scored = scored_right(&[true; 100]);
         scored.errors = (0..100).map(|row| wrong(row) as f64 / rates.len() as f64).collect();
         scored.value(Metric::CorruptionError, &all(&scored)).unwrap()
@@ -186,7 +187,8 @@ fn corruption_errors_are_hendryckss() {
     let mut sum = 0.0;
     let mut right = 0.0;
     for kind in 0..2 {
-        let (one, other) = (errors(&inputs["err_model"][kind]), errors(&inputs["err_baseline"][kind]));
+        let (one, other) =
+            (errors(&inputs["err_model"][kind]), errors(&inputs["err_baseline"][kind]));
         near(one / other, &expected["CE"][kind], 1e-9);
         sum += one / other;
         right += 1.0 - one;

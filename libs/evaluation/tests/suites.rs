@@ -137,7 +137,10 @@ fn what_inputs_go_through_is_read_and_what_means_nothing_is_refused_by_name() {
         ("kind: image.jpeg, severity: 3", "image.jpeg 3"),
         ("kind: audio.gain, severity: 1, worst_of: 5", "audio.gain 1, worst of 5"),
         ("kind: attack.fgsm, space: pixels, eps: 4", "attack.fgsm pixels 4"),
-        ("kind: attack.pgd_l2, space: embedding, eps: 0.05", "attack.pgd_l2 embedding 0.05, 10 steps"),
+        (
+            "kind: attack.pgd_l2, space: embedding, eps: 0.05",
+            "attack.pgd_l2 embedding 0.05, 10 steps",
+        ),
         ("kind: attack.hotflip, space: words, eps: 2", "attack.hotflip words 2"),
         ("kind: attack.random, space: words, eps: 1", "attack.random words 1, 200 steps"),
     ] {
@@ -168,6 +171,9 @@ fn what_inputs_go_through_is_read_and_what_means_nothing_is_refused_by_name() {
     let base = "id: a, layer: robustness, severity: warn, metric: corruption_error";
     refused(&format!("{{{base}, ceil: 0.5}}"), "needs `under");
     refused(&format!("{{{base}, ceil: 0.5, under: {{kind: typo, strength: 0.1}}}}"), "over all");
-    refused(&format!("{{{base}, ceil: 0.5, under: {{kind: image.jpeg, severity: 1}}}}"), "over all");
+    refused(
+        &format!("{{{base}, ceil: 0.5, under: {{kind: image.jpeg, severity: 1}}}}"),
+        "over all",
+    );
     refused(&format!("{{{base}, floor: 0.5, under: {{kind: image.jpeg}}}}"), "lower is better");
 }

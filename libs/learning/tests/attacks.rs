@@ -119,7 +119,8 @@ fn slopes_do_more_harm_to_tables_than_chance() {
     let (learnt, tested) = rows.split_at(400);
     let model = model(&with_default_recipe("tables"), learnt);
     let rows = right(&model, &tested[..100]);
-    let share = |method, eps, steps| left(&model, &rows, attack(method, Space::Numbers, eps, steps)).0;
+    let share =
+        |method, eps, steps| left(&model, &rows, attack(method, Space::Numbers, eps, steps)).0;
     let (one, many) = (share(Method::Fgsm, 0.5, 1), share(Method::PgdLinf, 0.5, 10));
     let black = share(Method::Random(Norm::Linf), 0.5, 200);
     assert!(many < 0.9 && many <= one + 0.03 && many <= black + 0.05, "{one} {many} {black}");
@@ -131,7 +132,8 @@ fn two_letters_turn_more_texts_by_slope_than_drawn_and_words_alike() {
     job.recipe.cold_start.epochs = 8;
     let model = model(&job, &examples(&["spam", "ham", "news"], 0, 240));
     let rows = right(&model, &examples(&["spam", "ham", "news"], 1_000, 60));
-    let share = |method, space, eps, steps| left(&model, &rows, attack(method, space, eps, steps)).0;
+    let share =
+        |method, space, eps, steps| left(&model, &rows, attack(method, space, eps, steps)).0;
     for space in [Space::Characters, Space::Words] {
         let (one, two) =
             (share(Method::Hotflip, space, 1.0, 1), share(Method::Hotflip, space, 2.0, 1));

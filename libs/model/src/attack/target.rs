@@ -84,8 +84,12 @@ impl<'a> Victims<'a> {
         attack: &Attack,
         means: &Means<'_>,
     ) -> Result<Self, ModelError> {
-        let mut victims =
-            Self { model, targets: Vec::new(), places: Vec::new(), reach: attack.eps.clamp(REACH.0, REACH.1) };
+        let mut victims = Self {
+            model,
+            targets: Vec::new(),
+            places: Vec::new(),
+            reach: attack.eps.clamp(REACH.0, REACH.1),
+        };
         for &place in chunk {
             let input = &inputs[place];
             let features = match model.featurizer().features(input) {

@@ -390,8 +390,10 @@ mod tests {
         let score = |sound: &[f32]| {
             let (levels, _) = standard_energies(sound, &shape);
             let numbers = levels.iter().enumerate();
-            let patches = numbers.map(|(at, z)| weight(at as u64 * 37) * z.clamp(-SPAN, SPAN) / SPAN);
-            let heard = outline(&levels, 16).into_iter().map(|(key, value)| 5.0 * weight(key) * value);
+            let patches =
+                numbers.map(|(at, z)| weight(at as u64 * 37) * z.clamp(-SPAN, SPAN) / SPAN);
+            let heard =
+                outline(&levels, 16).into_iter().map(|(key, value)| 5.0 * weight(key) * value);
             patches.chain(heard).map(f64::from).sum::<f64>()
         };
         let patches: Vec<f32> = (0..16 * 16).map(|at| weight(at * 37)).collect();

@@ -364,7 +364,10 @@ mod tests {
     fn the_way_back_is_that_of_finite_differences() {
         let shape = ImageShape { side: 16, patch: 4, limit: 1 };
         let pixels: Vec<u8> = (0..16 * 16 * 3_u32)
-            .map(|at| (120.0 + 90.0 * (f64::from(at / 3 % 16 * 7 + at / 48 * 3 + at % 3) * 0.31).sin()) as u8)
+            .map(|at| {
+                (120.0 + 90.0 * (f64::from(at / 3 % 16 * 7 + at / 48 * 3 + at % 3) * 0.31).sin())
+                    as u8
+            })
             .collect();
         let picture = Picture::of_rgb([16, 16], pixels);
         let weight = |key: u64| (key % 1_000) as f32 / 500.0 - 1.0;
