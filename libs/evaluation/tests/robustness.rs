@@ -1,4 +1,5 @@
 //! Perturbed tables, attacks on models, and what is not believed of them.
+#[allow(dead_code)]
 mod toy;
 
 use std::{collections::BTreeMap, collections::HashSet};
