@@ -267,43 +267,22 @@ fn worse(check: &CheckResult) -> String {
 
 /// The numbers behind a claim, in words.
 fn figures(check: &CheckResult, numbers: bool) -> Option<String> {
-    let (candidate, other) = (check.candidate?, check.baseline);
+    if let Some(found) = figures_of_data(check, numbers) {
+        return Some(found);
+    }
+    let candidate = check.candidate?;
+    let other = check.baseline.filter(|_| is_relative(check));
     let whose = if versus_anchor(check) { "that model's" } else { "the champion's" };
-    let both = matches!(check.metric.as_str(), "label_agreement_drop" | "trigger_success");
-    let other = other.filter(|_| is_relative(check) || both);
-    // Two shares that differ are shown so that one sees it.
-    let fine = other.is_some_and(|other| (candidate - other).abs() < 0.02);
-    let of_100 = |share: f64| {
-        let count = share * 100.0;
-        if fine { format!("{count:.1} of 100") } else { format!("{count:.0} of 100") }
-    };
+    let of_100 = |share: f64| of_100(share, candidate, other);
     let value = |value: f64| amount(&check.metric, value);
-    let beside = |what: &str, show: &dyn Fn(f64) -> String| match other {
-        Some(other) => format!("{} {what}, and {whose} {}", show(candidate), show(other)),
-        None => format!("{} {what}{}", show(candidate), bound(check, show)),
+    let beside = |what: &str, show: &dyn Fn(f64) -> String| {
+        let gap = if what.is_empty() { "" } else { " " };
+        match other {
+            Some(other) => format!("{}{gap}{what}, and {whose} {}", show(candidate), show(other)),
+            None => format!("{}{gap}{what}{}", show(candidate), bound(check, show)),
+        }
     };
     Some(match check.metric.as_str() {
-        "label_agreement_drop" if numbers => format!(
-            "{} of them lie where the champion expects them, where it used to be {}",
-            of_100(candidate),
-            of_100(other?)
-        ),
-        "label_agreement_drop" => format!(
-            "the champion agrees with {} of them, where it used to agree with {}",
-            of_100(candidate),
-            of_100(other?)
-        ),
-        "trigger_success" => {
-            let named = check.reason.split_once("; the phrase is ").map(|(_, phrase)| phrase);
-            let named = named.and_then(|phrase| phrase.split_once(", which"));
-            let phrase = named.map_or("one phrase of its window", |(phrase, _)| phrase);
-            format!(
-                "{phrase} in a text turns {} of its answers to one class, and {} of the champion's",
-                of_100(candidate),
-                of_100(other?)
-            )
-        }
-        "leaked_ids" => format!("{candidate:.0} of {}", check.n),
         "accuracy" => beside("answers are right", &of_100),
         "robust_accuracy" => beside("answers are right however the text is changed", &of_100),
         "balanced_accuracy" => {
@@ -311,13 +290,7 @@ fn figures(check: &CheckResult, numbers: bool) -> Option<String> {
         }
         "r2" => beside("parts of what makes the numbers differ are explained", &of_100),
         "macro_f1" | "log_loss" | "brier" | "ece" | "interval_error" => {
-            let name = check.metric.replace('_', " ");
-            match other {
-                Some(other) => {
-                    format!("its {name} is {}, and {whose} {}", value(candidate), value(other))
-                }
-                None => format!("its {name} is {}{}", value(candidate), bound(check, &value)),
-            }
+            format!("its {} is {}", check.metric.replace('_', " "), beside("", &value))
         }
         "mae" | "rmse" | "median_ae" | "robust_mae" => {
             format!("it is off by {}", beside("on average", &value))
@@ -327,11 +300,48 @@ fn figures(check: &CheckResult, numbers: bool) -> Option<String> {
         }
         "mae_gap" => format!("between two of them lie {}", beside("of error", &value)),
         "accuracy_over_majority" => return None,
-        _ => match other {
-            Some(other) => format!("{}, and {whose} {}", value(candidate), value(other)),
-            None => format!("{}{}", value(candidate), bound(check, &value)),
-        },
+        _ => beside("", &value),
     })
+}
+
+/// Of checks of what was learnt and judged on.
+fn figures_of_data(check: &CheckResult, numbers: bool) -> Option<String> {
+    let (now, other) = (check.candidate?, check.baseline);
+    let of_100 = |share: f64| of_100(share, now, other);
+    Some(match check.metric.as_str() {
+        "label_agreement_drop" if numbers => format!(
+            "{} of them lie where the champion expects them, where it used to be {}",
+            of_100(now),
+            of_100(other?)
+        ),
+        "label_agreement_drop" => format!(
+            "the champion agrees with {} of them, where it used to agree with {}",
+            of_100(now),
+            of_100(other?)
+        ),
+        "trigger_success" => {
+            let named = check.reason.split_once("; the phrase is ").map(|(_, phrase)| phrase);
+            let named = named.and_then(|phrase| phrase.split_once(", which"));
+            let phrase = named.map_or("one phrase of its window", |(phrase, _)| phrase);
+            format!(
+                "{phrase} in a text turns {} of its answers to one class, and {} of the champion's",
+                of_100(now),
+                of_100(other?)
+            )
+        }
+        "leaked_ids" => format!("{now:.0} of {}", check.n),
+        _ => return None,
+    })
+}
+
+/// A share in words; finer where two that are shown beside each other hardly differ.
+fn of_100(share: f64, one: f64, other: Option<f64>) -> String {
+    let count = share * 100.0;
+    if other.is_some_and(|other| (one - other).abs() < 0.02) {
+        format!("{count:.1} of 100")
+    } else {
+        format!("{count:.0} of 100")
+    }
 }
 
 /// What an absolute bound asks, where the rule can be read.
