@@ -272,7 +272,7 @@ async fn the_page_of_a_day_of_flipped_labels_tells_a_stranger_why_it_was_blocked
     .await?;
     let page = text(&said, 0);
     for words in [
-        "This candidate was blocked: it does not serve, and nobody can approve it.",
+        "This candidate was blocked: no policy and no approval lets it through.",
         "The labels it learnt from are not believable: the champion agrees with",
         "where it used to agree with",
         "What you can do: Nothing has to be done to stay safe: the champion goes on serving",
