@@ -241,10 +241,11 @@ async fn the_page_of_a_day_of_flipped_labels_tells_a_stranger_why_it_was_blocked
     std::fs::write(house.folder().join("suite.yaml"), BELIEVES)?;
     house.start().await?;
     let mut topics = Topics::new(80);
-    house.publish(&topics.labelled(240)).await?;
+    // All of it is in the first champion, so that the flipped ones are a window of their own.
+    house.publish(&topics.labelled(110)).await?;
     let champion = house.until_champion().await;
 
-    let mut flipped = topics.labelled(120);
+    let mut flipped = topics.labelled(160);
     for text in &mut flipped {
         text.label = match text.label {
             "harbour" => "kitchen",
@@ -271,7 +272,7 @@ async fn the_page_of_a_day_of_flipped_labels_tells_a_stranger_why_it_was_blocked
     .await?;
     let page = text(&said, 0);
     for words in [
-        "This candidate was blocked: it does not serve, and nobody can approve it.",
+        "This candidate was blocked: no policy and no approval lets it through.",
         "The labels it learnt from are not believable: the champion agrees with",
         "where it used to agree with",
         "What you can do: Nothing has to be done to stay safe: the champion goes on serving",

@@ -6,6 +6,35 @@ use tidegate_contracts::{CheckResult, CheckState, JobKind, Layer, Outcome, Sever
 
 use crate::pages::amount;
 
+/// Metrics of how good answers are; of others a check means something else.
+const QUALITY: [&str; 25] = [
+    "accuracy",
+    "balanced_accuracy",
+    "top2_accuracy",
+    "top3_accuracy",
+    "top5_accuracy",
+    "macro_f1",
+    "macro_precision",
+    "weighted_f1",
+    "kappa",
+    "mcc",
+    "precision",
+    "recall",
+    "f1",
+    "f2",
+    "auroc",
+    "auprc",
+    "robust_accuracy",
+    "asr",
+    "corruption_error",
+    "mae",
+    "rmse",
+    "median_ae",
+    "mape",
+    "robust_mae",
+    "r2",
+];
+
 /// Sentences about single checks at most; the table has all.
 const SENTENCES: usize = 4;
 
@@ -98,7 +127,7 @@ fn conclusion(verdict: &Verdict) -> String {
     let all = verdict.checks.len();
     match verdict.outcome {
         Outcome::Blocked => {
-            "This candidate was blocked: it does not serve, and nobody can approve it.".to_owned()
+            "This candidate was blocked: no policy and no approval lets it through.".to_owned()
         }
         Outcome::NeedsApproval => {
             format!(
@@ -131,6 +160,13 @@ fn advice(verdict: &Verdict, open: &[&CheckResult]) -> Vec<String> {
             .push("Nothing, unless policy asks for approvals of every such candidate.".to_owned()),
     }
     advice.extend(open.first().and_then(|check| remedy(check, verdict)));
+    if let Some(checks) = verdict.waivable() {
+        advice.push(format!(
+            "If the gate is wrong for a reason that you can put down, several people together may \
+             override {}; it stays on record.",
+            checks.join(", ")
+        ));
+    }
     if verdict.checks.is_empty() {
         advice.push("The evaluator's log says more of why it could not be judged.".to_owned());
     }
@@ -219,20 +255,28 @@ fn claim(check: &CheckResult) -> Option<String> {
         }
         "trigger_success" => "it may hold a backdoor".to_owned(),
         "accuracy_over_majority" => "it is no better than always giving the same answer".to_owned(),
-        "log_loss" | "brier" | "ece" => {
+        "log_loss" | "brier" | "ece" | "mce" | "ace" => {
             "how sure it says it is fits less well with how often it is right".to_owned()
         }
         "interval_error" => "its intervals hold less well what they promise".to_owned(),
-        "accuracy" | "balanced_accuracy" | "macro_f1" | "robust_accuracy" | "mae" | "rmse"
-        | "median_ae" | "robust_mae" | "r2" => worse(check),
-        "accuracy_gap" | "mae_gap" => {
+        "accuracy_gap" | "mae_gap" | "worst_group_accuracy" => {
             format!("it serves some groups of `{over}` worse than others")
         }
-        "demographic_parity" => format!("it answers groups of `{over}` differently"),
-        "equalized_odds" => format!("its mistakes hit groups of `{over}` differently"),
-        "latency_p50_ms" | "latency_p90_ms" | "latency_p99_ms" => {
-            "it answers too slowly".to_owned()
+        "benefit_entropy" | "benefit_theil" => {
+            "its mistakes serve some people worse than others".to_owned()
         }
+        "demographic_parity" | "demographic_parity_ratio" => {
+            format!("it answers groups of `{over}` differently")
+        }
+        "equalized_odds" | "equal_opportunity" => {
+            format!("its mistakes hit groups of `{over}` differently")
+        }
+        "label_psi" | "label_js" => "the new labels are not spread like those before".to_owned(),
+        "confidence_psi" | "confidence_ks" | "confidence_w1" => {
+            "what comes now is not like what came before".to_owned()
+        }
+        metric if metric.ends_with("_ms") => "it answers too slowly".to_owned(),
+        metric if QUALITY.contains(&metric) => worse(check),
         "throughput_per_s" => "it answers too few questions a second".to_owned(),
         "joules_per_1k" | "gco2e_per_1k" => "its answers take too much energy".to_owned(),
         "training_joules" => "its training took too much energy".to_owned(),
@@ -249,15 +293,24 @@ fn worse(check: &CheckResult) -> String {
         return "this line of updates has lost too much since the model that it began with"
             .to_owned();
     }
-    let (slice, under) = check.slice.split_once(", ").unwrap_or((&check.slice, ""));
+    let (class, place) = match check.slice.strip_prefix("class ") {
+        Some(rest) => rest.split_once(", ").unwrap_or((rest, "")),
+        None => ("", &*check.slice),
+    };
+    let (slice, under) = place.split_once(", ").unwrap_or((place, ""));
     let robust = check.metric.starts_with("robust");
     match slice {
-        _ if under.starts_with("characters") => "typing errors mislead it more".to_owned(),
+        _ if under.starts_with("attack.") => "an attacker misleads it more easily".to_owned(),
+        _ if ["characters", "typo"].iter().any(|kind| under.starts_with(kind)) => {
+            "typing errors mislead it more".to_owned()
+        }
         _ if under.starts_with("words") => "changed words mislead it more".to_owned(),
-        _ if robust || !under.is_empty() => "small changes of a text mislead it more".to_owned(),
+        _ if robust || !under.is_empty() => {
+            "small changes of what it is asked mislead it more".to_owned()
+        }
+        _ if !class.is_empty() => format!("it knows {class} worse"),
         "earlier" => "it has forgotten some of what was known before".to_owned(),
         "fresh" => "it answers worse on what is new".to_owned(),
-        "overall" => "it answers worse than the champion".to_owned(),
         group => match group.split_once('=') {
             Some((name, value)) => format!("it answers worse where {name} is {value}"),
             None => "it answers worse than the champion".to_owned(),
@@ -267,30 +320,61 @@ fn worse(check: &CheckResult) -> String {
 
 /// The numbers behind a claim, in words.
 fn figures(check: &CheckResult, numbers: bool) -> Option<String> {
-    let (candidate, other) = (check.candidate?, check.baseline);
+    if let Some(found) = figures_of_data(check, numbers) {
+        return Some(found);
+    }
+    let candidate = check.candidate?;
+    let other = check.baseline.filter(|_| is_relative(check));
     let whose = if versus_anchor(check) { "that model's" } else { "the champion's" };
-    let both = matches!(check.metric.as_str(), "label_agreement_drop" | "trigger_success");
-    let other = other.filter(|_| is_relative(check) || both);
-    // Two shares that differ are shown so that one sees it.
-    let fine = other.is_some_and(|other| (candidate - other).abs() < 0.02);
-    let of_100 = |share: f64| {
-        let count = share * 100.0;
-        if fine { format!("{count:.1} of 100") } else { format!("{count:.0} of 100") }
-    };
+    let of_100 = |share: f64| of_100(share, candidate, other);
     let value = |value: f64| amount(&check.metric, value);
-    let beside = |what: &str, show: &dyn Fn(f64) -> String| match other {
-        Some(other) => format!("{} {what}, and {whose} {}", show(candidate), show(other)),
-        None => format!("{} {what}{}", show(candidate), bound(check, show)),
+    let beside = |what: &str, show: &dyn Fn(f64) -> String| {
+        let gap = if what.is_empty() { "" } else { " " };
+        match other {
+            Some(other) => format!("{}{gap}{what}, and {whose} {}", show(candidate), show(other)),
+            None => format!("{}{gap}{what}{}", show(candidate), bound(check, show)),
+        }
     };
+    Some(match check.metric.as_str() {
+        "accuracy" => beside("answers are right", &of_100),
+        "robust_accuracy" => beside("answers are right however the text is changed", &of_100),
+        "balanced_accuracy" => {
+            beside("answers are right, when every class counts the same", &of_100)
+        }
+        "r2" => beside("parts of what makes the numbers differ are explained", &of_100),
+        "asr" | "corruption_error" => beside("answers turn out wrong", &of_100),
+        "worst_group_accuracy" => beside("answers are right in the worst of them", &of_100),
+        "mae" | "rmse" | "median_ae" | "robust_mae" => {
+            format!("it is off by {}", beside("on average", &value))
+        }
+        "accuracy_gap" | "demographic_parity" | "equalized_odds" | "equal_opportunity" => {
+            format!("between two of them lie {}", beside("answers", &of_100))
+        }
+        "mae_gap" => format!("between two of them lie {}", beside("of error", &value)),
+        "accuracy_over_majority" => return None,
+        metric
+            if matches!(check.layer, Layer::Efficiency | Layer::Cost)
+                || metric.ends_with("_ms") =>
+        {
+            beside("", &value)
+        }
+        metric => format!("its {} is {}", metric.replace('_', " "), beside("", &value)),
+    })
+}
+
+/// Of checks of what was learnt and judged on.
+fn figures_of_data(check: &CheckResult, numbers: bool) -> Option<String> {
+    let (now, other) = (check.candidate?, check.baseline);
+    let of_100 = |share: f64| of_100(share, now, other);
     Some(match check.metric.as_str() {
         "label_agreement_drop" if numbers => format!(
             "{} of them lie where the champion expects them, where it used to be {}",
-            of_100(candidate),
+            of_100(now),
             of_100(other?)
         ),
         "label_agreement_drop" => format!(
             "the champion agrees with {} of them, where it used to agree with {}",
-            of_100(candidate),
+            of_100(now),
             of_100(other?)
         ),
         "trigger_success" => {
@@ -299,39 +383,23 @@ fn figures(check: &CheckResult, numbers: bool) -> Option<String> {
             let phrase = named.map_or("one phrase of its window", |(phrase, _)| phrase);
             format!(
                 "{phrase} in a text turns {} of its answers to one class, and {} of the champion's",
-                of_100(candidate),
+                of_100(now),
                 of_100(other?)
             )
         }
-        "leaked_ids" => format!("{candidate:.0} of {}", check.n),
-        "accuracy" => beside("answers are right", &of_100),
-        "robust_accuracy" => beside("answers are right however the text is changed", &of_100),
-        "balanced_accuracy" => {
-            beside("answers are right, when every class counts the same", &of_100)
-        }
-        "r2" => beside("parts of what makes the numbers differ are explained", &of_100),
-        "macro_f1" | "log_loss" | "brier" | "ece" | "interval_error" => {
-            let name = check.metric.replace('_', " ");
-            match other {
-                Some(other) => {
-                    format!("its {name} is {}, and {whose} {}", value(candidate), value(other))
-                }
-                None => format!("its {name} is {}{}", value(candidate), bound(check, &value)),
-            }
-        }
-        "mae" | "rmse" | "median_ae" | "robust_mae" => {
-            format!("it is off by {}", beside("on average", &value))
-        }
-        "accuracy_gap" | "demographic_parity" | "equalized_odds" => {
-            format!("between two of them lie {}", beside("answers", &of_100))
-        }
-        "mae_gap" => format!("between two of them lie {}", beside("of error", &value)),
-        "accuracy_over_majority" => return None,
-        _ => match other {
-            Some(other) => format!("{}, and {whose} {}", value(candidate), value(other)),
-            None => format!("{}{}", value(candidate), bound(check, &value)),
-        },
+        "leaked_ids" => format!("{now:.0} of {}", check.n),
+        _ => return None,
     })
+}
+
+/// A share in words; finer where two that are shown beside each other hardly differ.
+fn of_100(share: f64, one: f64, other: Option<f64>) -> String {
+    let count = share * 100.0;
+    if other.is_some_and(|other| (one - other).abs() < 0.02) {
+        format!("{count:.1} of 100")
+    } else {
+        format!("{count:.0} of 100")
+    }
 }
 
 /// What an absolute bound asks, where the rule can be read.
@@ -431,6 +499,8 @@ mod tests {
             ]
         );
         assert!(account.conclusion.contains("was blocked"), "{account:?}");
+        let advice = account.advice.concat();
+        assert!(advice.contains("may override accuracy, label_agreement_drop"), "{advice}");
         assert!(account.advice.concat().contains("correct them at the source"), "{account:?}");
     }
 
@@ -473,6 +543,15 @@ mod tests {
                 said(Fail, "mae", "overall", [80.0, 20.0], "U(candidate / champion) <= 1.2"),
                 "It answers worse than the champion: it is off by 80.0 on average, and the \
                  champion's 20.0.",
+            ),
+            (
+                said(Fail, "recall", "class spam, overall", [0.6, 0.9], relative),
+                "It knows spam worse: its recall is 0.600, and the champion's 0.900.",
+            ),
+            (
+                said(Fail, "accuracy", "overall, attack.flip letters 2", [0.5, 0.9], relative),
+                "An attacker misleads it more easily: 50 of 100 answers are right, and the \
+                 champion's 90 of 100.",
             ),
             (
                 said(Fail, "latency_p50_ms", "all", [9.0, 2.0], "U(candidate / champion) <= 3"),

@@ -78,10 +78,18 @@ impl Card<'_> {
         body.item_if("Promoted", one.promoted_at.map(time));
         body.item_if("First served", one.swapped_at.map(time));
         for given in &one.approvals {
-            let taken_back = if given.withdrawn { ", withdrawn" } else { "" };
             let who = escaped(given.approver.as_str());
-            let reason = escaped(&given.reason);
-            body.item("Approval", format!("{who}, {}: {reason}{taken_back}", time(given.given_at)));
+            let mut said = format!("{who}, {}: {}", time(given.given_at), escaped(&given.reason));
+            if given.own_key {
+                said.push_str(", signed with their own key");
+            }
+            if !given.waives.is_empty() {
+                said.push_str(&format!(", waives {}", escaped(&given.waives.join(", "))));
+            }
+            if given.withdrawn {
+                said.push_str(", withdrawn");
+            }
+            body.item("Approval", said);
         }
         body
     }
@@ -313,6 +321,11 @@ impl Card<'_> {
 
     fn caveats(&self) -> Body {
         let mut body = Body::default();
+        if !self.one.overridden.is_empty() {
+            let waived = escaped(&self.one.overridden.join(", "));
+            body.item("Promoted by override", format!("its verdict blocked it; waived: {waived}"));
+        }
+        body.item_if("Harm found while it served", self.one.harm.as_deref().map(escaped));
         let Some(verdict) = self.verdict else {
             body.line("It has not been judged: nothing is known of its quality.");
             return body;

@@ -158,6 +158,12 @@ impl Gate {
         }
     }
 
+    /// Whether anything is left for operators to do about it.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.is_open_to_decisions()
+            || matches!(self, Self::Overridable { .. } | Self::Settled(GenerationState::Blocked))
+    }
+
     /// Whether operators may still say yes or no; what is blocked has its own way.
     pub(crate) fn is_open_to_decisions(&self) -> bool {
         matches!(self, Self::Open | Self::Asks { .. } | Self::Stale { .. } | Self::Unjudged)

@@ -63,7 +63,7 @@ pub(super) async fn show(
         h1 { "Generation " code { (one.id.short()) } " " (badge(one.state.as_str())) }
         (forms::done(&shown.done))
         (forms::overridden(one))
-        @if let Some(Ok(document)) = &document { (verdict::summary(document, stands.is_open_to_decisions())) }
+        @if let Some(Ok(document)) = &document { (verdict::summary(document, stands.is_undecided())) }
         p.dim { a href=(format!("/generations/{}/card.md", one.id)) { "Model card" } }
         section {
             h2 { "Decision" }

@@ -228,7 +228,7 @@ impl<'a> Sight<'a> {
         html! {
             section {
                 h2 { @if waits { "Candidate " } @else { "Last verdict, on " } (link(&one.id)) " " (badge(one.state.as_str())) }
-                @if let Some(Ok(document)) = document { (verdict::summary(document, self.gate(one).is_open_to_decisions())) }
+                @if let Some(Ok(document)) = document { (verdict::summary(document, self.gate(one).is_undecided())) }
                 (gate(&self.gate(one).words(), one))
                 @if self.asks(one) { (forms::decisions(self.desk, caller, self.state, one, self.now)) }
                 @else if waits { p { "Nothing is asked of you now. It can be rejected on " a href=(format!("/generations/{}", one.id)) { "its own page" } "." } }

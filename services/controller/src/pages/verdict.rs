@@ -8,9 +8,9 @@ use super::{
 };
 use crate::account::Account;
 
-/// What happened, for somebody who has not read the code. What can still be done is said while
-/// the candidate is `open` to decisions, or was blocked.
-pub(super) fn summary(verdict: &Verdict, open: bool) -> Markup {
+/// What happened, for somebody who has not read the code, and as long as it is `undecided` what can
+/// be done about it.
+pub(super) fn summary(verdict: &Verdict, undecided: bool) -> Markup {
     let account = Account::of(verdict);
     let tone = match verdict.outcome {
         Outcome::AutoPromote => "good",
@@ -22,7 +22,7 @@ pub(super) fn summary(verdict: &Verdict, open: bool) -> Markup {
             p { (account.judged) }
             p { b { (account.conclusion) } }
             @if !account.because.is_empty() { ul.reasons { @for why in &account.because { li { (why) } } } }
-            @if open || verdict.outcome == Outcome::Blocked {
+            @if undecided {
                 p { b { "What you can do: " } (account.advice.join(" ")) }
             }
         }

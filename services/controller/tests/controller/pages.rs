@@ -63,7 +63,7 @@ async fn a_verdict_explains_itself_in_words_in_pictures_and_by_examples() {
     let page = http.get(&format!("/generations/{}", blocked.id)).await.text;
     for words in [
         "A hot update (the serving model, taught what was new) was asked about 412 examples",
-        "This candidate was blocked: it does not serve",
+        "This candidate was blocked: no policy and no approval lets it through.",
         "It answers worse than the champion: 65 of 100 answers are right, and the champion's 96 of",
         "What you can do: ",
         "Slice by slice",
