@@ -13,7 +13,6 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Instant
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use tidegate_evaluation::Suite;
-use tidegate_model::in_background;
 
 use self::{
     stage::{Stage, World},
@@ -49,7 +48,7 @@ pub(crate) struct SelftestArgs {
 
 pub(crate) async fn run(global: &Global, args: SelftestArgs) -> anyhow::Result<ExitCode> {
     let format = global.output;
-    let report = tokio::task::spawn_blocking(move || in_background(|| try_all(&args))).await??;
+    let report = tokio::task::spawn_blocking(move || try_all(&args)).await??;
     table::print(format, &report)?;
     if report.broken.is_empty() {
         return Ok(ExitCode::SUCCESS);
