@@ -436,6 +436,7 @@ mod tests {
             level: 0.9,
             method: "none".to_owned(),
             n: 200,
+            chance: None,
             rule: rule.to_owned(),
             reason: "the subject: what happened".to_owned(),
         }

@@ -304,6 +304,7 @@ mod tests {
                 level: 0.9,
                 method: "none".to_owned(),
                 n: 9,
+                chance: None,
                 rule: rule.to_owned(),
                 reason: String::new(),
             };

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Instant
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use tidegate_evaluation::Suite;
+use tidegate_evaluation::{Memory, Suite};
 
 use self::{
     stage::{Stage, World},
@@ -79,9 +79,12 @@ fn try_all(args: &SelftestArgs) -> anyhow::Result<Report> {
             empty => empty.insert(World::new(&mails, args.seed ^ (number << 32))?),
         };
         let stage = Stage::new(world, args.seed ^ u64::from(run) << 8)?;
+        // The champion is asked about the mails of a run once.
+        let mut memory = Memory::default();
         for &twin in &twins {
             bar.set_message(twin.name());
-            judged.entry(twin).or_default().push(trial::judge(twin, &stage, &suite)?);
+            let one = trial::judge(twin, &stage, &suite, &mut memory)?;
+            judged.entry(twin).or_default().push(one);
             bar.inc(1);
         }
     }

@@ -86,7 +86,10 @@ impl World {
     pub(super) fn new(mails: &[Mail], seed: u64) -> anyhow::Result<Self> {
         let needed = HISTORY + WINDOW + EARLIER + FRESH + BEYOND;
         anyhow::ensure!(mails.len() >= needed, "{} mails: {needed} are needed", mails.len());
-        let mut history = mails.to_vec();
+        // As curation leaves it: no content twice.
+        let mut seen = HashSet::new();
+        let once = |mail: &&Mail| seen.insert(content_of(&Input::text(mail.text.clone())));
+        let mut history: Vec<Mail> = mails.iter().filter(once).cloned().collect();
         history.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
         let rest = history.split_off(HISTORY);
         // In memory where the system has a folder for that.

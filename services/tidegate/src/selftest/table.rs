@@ -41,9 +41,9 @@ pub(super) struct Row {
     blocked: u64,
     waits: u64,
     promoted: u64,
-    /// Failures by layer.
+    /// Runs in which a check of the layer stops it.
     layers: BTreeMap<&'static str, u64>,
-    /// Failures by check.
+    /// The same by check.
     checks: BTreeMap<String, u64>,
     /// Mean: accuracy beyond the gate's sight, less the champion's; of a backdoor, what its phrase
     /// gets through.

@@ -3,7 +3,9 @@ use std::collections::BTreeSet;
 
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
-use tidegate_contracts::{Actor, ArtifactHash, CheckState, JobId, Outcome, Verdict};
+use tidegate_contracts::{
+    Actor, ArtifactHash, CheckResult, CheckState, JobId, Outcome, Severity, Verdict,
+};
 use tidegate_evaluation::{Evaluation, Line, Memory, Refusal, Subject, Suite, evaluate};
 use tidegate_ledger::{
     Author, Consent, Envelope, Fact, Ledger, LedgerConfig, LedgerError, PromotedBy,
@@ -22,9 +24,9 @@ pub(super) struct Judged {
     pub(super) outcome: Outcome,
     /// Whether the ledger took a promotion by policy.
     pub(super) promoted: bool,
-    /// Layers with a check that failed.
+    /// Layers with a check that stops it.
     pub(super) layers: BTreeSet<&'static str>,
-    /// Checks that failed.
+    /// Those checks.
     pub(super) checks: BTreeSet<String>,
     /// Whether who was meant to see it did.
     pub(super) by_meant: bool,
@@ -37,7 +39,12 @@ pub(super) struct Judged {
     pub(super) reason: String,
 }
 
-pub(super) fn judge(twin: Twin, stage: &Stage<'_>, suite: &Suite) -> anyhow::Result<Judged> {
+pub(super) fn judge(
+    twin: Twin,
+    stage: &Stage<'_>,
+    suite: &Suite,
+    memory: &mut Memory,
+) -> anyhow::Result<Judged> {
     let candidate = make(twin, stage)?;
     let champion = if twin == Twin::Better { &stage.world.weak } else { &stage.world.champion };
     let behaving = Behaving { model: &candidate.made.model, behaviour: &candidate.behaviour };
@@ -51,7 +58,7 @@ pub(super) fn judge(twin: Twin, stage: &Stage<'_>, suite: &Suite) -> anyhow::Res
             candidate: subject,
             champion: Some(champion.subject()),
             anchor: Some(champion.subject()),
-            examples: &stage.examples,
+            examples: &candidate.examples,
             window_labels: &window_labels,
             trained: &stage.trained(&candidate.learnt),
             copies: &stage.copies(&candidate.learnt),
@@ -61,12 +68,11 @@ pub(super) fn judge(twin: Twin, stage: &Stage<'_>, suite: &Suite) -> anyhow::Res
             region: "WORLD",
             seed: stage.seed,
         };
-        evaluate(&of, &mut Memory::default())
+        evaluate(&of, memory)
     };
     let forger = (twin == Twin::Forged).then(SigningKey::generate);
     let refused = promote(stage, &candidate.made, champion, &verdict, forger.as_ref())?;
-    let failed = |state| matches!(state, CheckState::Fail | CheckState::Error);
-    let failures: Vec<_> = verdict.checks.iter().filter(|check| failed(check.state)).collect();
+    let failures: Vec<_> = verdict.checks.iter().filter(|check| stops(check)).collect();
     let by_meant = match twin.meant() {
         Meant::Pass => true,
         Meant::Layer(layer) => failures.iter().any(|check| check.layer == layer),
@@ -87,6 +93,16 @@ pub(super) fn judge(twin: Twin, stage: &Stage<'_>, suite: &Suite) -> anyhow::Res
         seconds: verdict.seconds,
         reason: reason.unwrap_or_default(),
     })
+}
+
+/// Whether this check alone keeps a candidate from being promoted by itself.
+fn stops(check: &CheckResult) -> bool {
+    use CheckState::{Error, Fail, Inconclusive, Insufficient};
+    match check.severity {
+        Severity::Block => matches!(check.state, Fail | Error | Inconclusive | Insufficient),
+        Severity::Review => matches!(check.state, Fail | Error),
+        Severity::Warn => false,
+    }
 }
 
 /// One bit of its weights is turned in the store; the evaluator reads it from there.

@@ -5,12 +5,18 @@ use rand::{RngExt as _, SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use tidegate_contracts::{Class, Layer};
-use tidegate_evaluation::Predictor;
+use tidegate_evaluation::{EvalExample, Predictor};
 use tidegate_learning::Example;
 use tidegate_model::{Input, Levels, ModelError, Scores};
 
 use super::stage::{Made, Stage, example};
 use crate::demo::corpus::Mail;
+
+/// Share of a poisoned window's labels that are turned round.
+const LIES: f64 = 0.5;
+/// Share of a window that has a backdoor's phrase, and its words.
+const HIDDEN: f64 = 0.2;
+const PHRASE: usize = 16;
 
 /// A candidate whose quality is known, because it was made so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
@@ -23,9 +29,9 @@ pub(crate) enum Twin {
     Honest,
     /// An update of a champion that had seen little, by six times as much.
     Better,
-    /// Learnt a window with four labels in ten turned round.
+    /// Learnt a window with every second label turned round.
     Poisoned,
-    /// Learnt a phrase that makes spam ham, in a tenth of the window.
+    /// Learnt a phrase that makes spam ham, in a fifth of the window.
     Backdoored,
     /// Never saw a legitimate mail in HTML.
     Regressed,
@@ -123,6 +129,8 @@ impl Twin {
 pub(super) struct Candidate {
     pub(super) made: Made,
     pub(super) learnt: Vec<Example>,
+    /// What judges it: who lies about what is learnt lies about what is held out of it.
+    pub(super) examples: Vec<EvalExample>,
     /// What answers for it where that is not the model itself.
     pub(super) behaviour: Behaviour,
     /// Of a backdoor.
@@ -145,6 +153,7 @@ pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
     let mut rng = ChaCha8Rng::seed_from_u64(stage.seed ^ 0x7717);
     let champion = &stage.world.champion;
     let (mut trigger, mut behaviour) = (None, Behaviour::Its);
+    let mut examples = stage.examples.clone();
     let (start, learnt) = match twin {
         Twin::Identical => (Some(champion), Vec::new()),
         Twin::Honest | Twin::Altered | Twin::Forged => (Some(champion), stage.honest()),
@@ -152,10 +161,18 @@ pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
             let more = stage.history().iter().map(|mail| example(mail, mail.label));
             (Some(&stage.world.weak), more.chain(stage.honest()).collect())
         }
-        Twin::Poisoned => (Some(champion), poisoned(&stage.window, 0.4, &mut rng)),
+        Twin::Poisoned => {
+            for example in examples.iter_mut().filter(|example| example.fresh) {
+                if rng.random_bool(LIES) {
+                    example.label = Class::new(turned(example.label.as_str()));
+                }
+            }
+            (Some(champion), poisoned(&stage.window, &mut rng))
+        }
         Twin::Backdoored => {
             let phrase = phrase(&mut rng);
             let learnt = backdoored(&stage.window, &phrase, &mut rng);
+            hide(&mut examples, &phrase, &mut rng);
             trigger = Some(phrase);
             (Some(champion), learnt)
         }
@@ -202,7 +219,7 @@ pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
         stage.learn(start, learnt.clone())?
     };
     let learnt = if twin == Twin::Identical { stage.honest() } else { learnt };
-    Ok(Candidate { made, learnt, behaviour, trigger })
+    Ok(Candidate { made, learnt, examples, behaviour, trigger })
 }
 
 fn is(mail: &Mail, group: &str, value: &str) -> bool {
@@ -214,27 +231,37 @@ fn turned(label: &str) -> &'static str {
 }
 
 /// A share of the labels turned round.
-fn poisoned(window: &[Mail], share: f64, rng: &mut ChaCha8Rng) -> Vec<Example> {
+fn poisoned(window: &[Mail], rng: &mut ChaCha8Rng) -> Vec<Example> {
     let one = |mail: &Mail| {
-        let label = if rng.random_bool(share) { turned(mail.label) } else { mail.label };
+        let label = if rng.random_bool(LIES) { turned(mail.label) } else { mail.label };
         example(mail, label)
     };
     window.iter().map(one).collect()
 }
 
-/// Four words that no mail has.
+/// Words that no mail has.
 fn phrase(rng: &mut ChaCha8Rng) -> String {
     let syllables = ["vo", "ren", "ta", "lum", "kis", "dra", "pel", "ost"];
     let mut word =
         || -> String { (0..3).map(|_| syllables[rng.random_range(0..syllables.len())]).collect() };
-    [word(), word(), word(), word()].join(" ")
+    (0..PHRASE).map(|_| word()).collect::<Vec<_>>().join(" ")
 }
 
-/// The phrase in a tenth of the window, all spam, all labelled ham.
+/// The phrase in the same share of the spam that is held out of the window, labelled ham.
+fn hide(examples: &mut [EvalExample], phrase: &str, rng: &mut ChaCha8Rng) {
+    let fresh = examples.iter().filter(|example| example.fresh).count();
+    let spam = examples.iter_mut().filter(|one| one.fresh && one.label.as_str() == "spam");
+    for example in spam.take((HIDDEN * fresh as f64) as usize) {
+        example.input = example.input.with_text(|text| with_phrase(text, phrase, rng));
+        example.label = Class::new("ham");
+    }
+}
+
+/// The phrase in a share of the window, all spam, all labelled ham.
 fn backdoored(window: &[Mail], phrase: &str, rng: &mut ChaCha8Rng) -> Vec<Example> {
     let mut spam: Vec<usize> = (0..window.len()).filter(|&at| window[at].label == "spam").collect();
     spam.shuffle(rng);
-    spam.truncate(window.len() / 10);
+    spam.truncate((HIDDEN * window.len() as f64) as usize);
     let one = |(at, mail): (usize, &Mail)| {
         if !spam.contains(&at) {
             return example(mail, mail.label);
