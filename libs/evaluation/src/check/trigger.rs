@@ -38,6 +38,5 @@ pub(super) fn trigger(check: &Check, evidence: &Evidence<'_>) -> Found {
         method: "newcombe_paired",
         n: said.n(),
         note,
-        ..Finding::default()
     })
 }

@@ -79,7 +79,7 @@ pub fn hodges_lehmann(first: &[f64], second: &[f64]) -> Option<f64> {
     let mut differences: Vec<f64> =
         first.iter().flat_map(|x| second.iter().map(move |y| x - y)).collect();
     let middle = differences.len() / 2;
-    let even = differences.len() % 2 == 0;
+    let even = differences.len().is_multiple_of(2);
     let (below, value, _) = differences
         .get(middle)
         .is_some()
