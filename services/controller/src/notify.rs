@@ -121,7 +121,7 @@ impl Teller<'_> {
                     );
                 }
                 Sent::Later(why) => {
-                    tracing::warn!(seq, why, ?pause, "a webhook is told again later")
+                    tracing::warn!(seq, why, ?pause, "a webhook is told again later");
                 }
             }
             tokio::time::sleep(pause).await;

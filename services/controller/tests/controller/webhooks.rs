@@ -128,12 +128,11 @@ async fn every_decision_is_told_in_order_signed_and_once_over_restarts() {
     until(&ear, "the question is told", |heard| heard.taken.len() == 4).await;
     assert_eq!(events(&ear), ["promoted", "blocked", "rolled_back", "needs_approval"]);
     assert_eq!(events(&blocks), ["blocked"]);
-    let heard = ear.lock().unwrap();
-    let (_, message) = &heard.taken[1];
+    let taken = ear.lock().unwrap().taken.clone();
+    let (_, message) = &taken[1];
     assert!(message["text"].as_str().unwrap().contains("accuracy fell"), "{message}");
     assert_eq!(message["champion"], first.id.to_hex());
-    assert_eq!(heard.taken[2].1["reasons"], json!(["complaints"]));
-    drop(heard);
+    assert_eq!(taken[2].1["reasons"], json!(["complaints"]));
     running.stop().await;
 }
 
@@ -175,13 +174,12 @@ async fn harm_that_is_found_is_told_with_who_served_before() {
     let harm = Fact::HarmFound { generation, before, labels, reason, seal: None };
     house.append("evaluator", harm).await;
     until(&ear, "harm and its rollback are told", |heard| heard.taken.len() == 2).await;
-    let heard = ear.lock().unwrap();
+    let taken = ear.lock().unwrap().taken.clone();
     for ((event, message), (name, champion)) in
-        heard.taken.iter().zip([(events[0], before), (events[1], generation)])
+        taken.iter().zip([(events[0], before), (events[1], generation)])
     {
         assert_eq!((event.as_str(), &message["champion"]), (name, &json!(champion.to_hex())));
     }
-    assert!(heard.taken[0].1["text"].as_str().unwrap().contains("11 of 80"));
-    drop(heard);
+    assert!(taken[0].1["text"].as_str().unwrap().contains("11 of 80"));
     running.stop().await;
 }
