@@ -143,7 +143,10 @@ fn pixelated(picture: &Picture, by: f64) -> Picture {
     let size = [width, height].map(|side| ((side as f64 * by) as usize).max(1));
     let small = picture.resized(size);
     let pixel = |(x, y): (usize, usize)| {
-        let at = 3 * (y * size[1] / height * size[0] + x * size[0] / width);
+        // The small pixel that lies under this one's middle.
+        let [left, top] = [(x, width, size[0]), (y, height, size[1])]
+            .map(|(at, side, small)| (2 * at + 1) * small / (2 * side));
+        let at = 3 * (top * size[0] + left);
         small.rgb()[at..at + 3].to_vec()
     };
     let places = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
@@ -173,7 +176,7 @@ mod tests {
     fn picture(side: usize) -> Picture {
         let bytes = (0..3 * side * side).map(|at| {
             let (x, y, colour) = (at / 3 % side, at / 3 / side, at % 3);
-            let wave = ((x * (colour + 1)) as f64 / side as f64 * 9.0).sin() * 60.0;
+            let wave = ((x * (colour + 1)) as f64 / side as f64 * 4.0).sin() * 60.0;
             (110.0 + wave + if y > side / 2 { 50.0 } else { -20.0 }) as u8
         });
         Picture::of_rgb([side; 2], bytes.collect())

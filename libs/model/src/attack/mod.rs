@@ -262,7 +262,7 @@ impl Model {
             };
             match found {
                 Ok(found) => Ok(victims.told(found, chunk)),
-                Err(Stop::Late) => Ok(chunk.iter().map(|_| Attacked::Unfinished).collect()),
+                Err(Stop::Late) => Ok(victims.unfinished(chunk)),
                 Err(Stop::Model(error)) => Err(error),
             }
         };

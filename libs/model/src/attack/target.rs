@@ -289,6 +289,15 @@ impl<'a> Victims<'a> {
         Some(all)
     }
 
+    /// Of each input of the chunk that there was no time for it, where there was anything to do.
+    pub(super) fn unfinished(&self, chunk: &[usize]) -> Vec<Attacked> {
+        let one = |place| match self.places.contains(place) {
+            true => Attacked::Unfinished,
+            false => Attacked::Nothing,
+        };
+        chunk.iter().map(one).collect()
+    }
+
     /// Of each input of the chunk what became of it.
     pub(super) fn told(&self, found: Vec<Found>, chunk: &[usize]) -> Vec<Attacked> {
         let mut told: BTreeMap<usize, Attacked> = BTreeMap::new();

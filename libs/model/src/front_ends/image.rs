@@ -212,9 +212,9 @@ fn edges_slope(picture: &Picture, slopes: &mut [f32], seen: &impl Fn(u64) -> f32
     if sum == 0.0 {
         return;
     }
-    // What is seen of a cell is sqrt(cell / sum); at 0 its slope has no bound, and is that of a cell
-    // of a thousandth of the mean.
-    let least = 1e-3 * sum / cells.len() as f32;
+    // What is seen of a cell is sqrt(cell / sum). Near 0 its slope has no bound and says nothing of a
+    // step of a few bytes; it is then that of a cell of a tenth of the mean.
+    let least = 0.1 * sum / cells.len() as f32;
     let key = keys("edges");
     let given: Vec<f32> = (0..cells.len()).map(|at| seen(key(at))).collect();
     let root = |cell: f32| (cell.max(least) / sum).sqrt();
@@ -371,16 +371,24 @@ mod tests {
             .collect();
         let picture = Picture::of_rgb([16, 16], pixels);
         let weight = |key: u64| (key % 1_000) as f32 / 500.0 - 1.0;
+        // What is nearly nothing has a slope of its own making.
+        let strong: Vec<u64> = edges(&picture)
+            .into_iter()
+            .filter(|(_, value)| value * value > 0.5 / (CELLS * CELLS * DIRECTIONS) as f32)
+            .chain(colours(&picture))
+            .map(|(key, _)| key)
+            .collect();
+        let of_key = |key: u64| if strong.contains(&key) { 5.0 * weight(key) } else { 0.0 };
         let cut: Vec<f32> = (0..16 * 16 * 3).map(|at| 0.3 * weight(at * 37)).collect();
         let score = |picture: &Picture| {
             let patches = patches(picture, &shape);
             let numbers = patches.bytes.iter().zip(&cut);
             let numbers = numbers.map(|(&byte, by)| (f32::from(byte) / 127.5 - 1.0) * by);
             let seen = edges(picture).into_iter().chain(colours(picture));
-            let seen = seen.map(|(key, value)| 5.0 * weight(key) * value);
+            let seen = seen.map(|(key, value)| of_key(key) * value);
             numbers.chain(seen).map(f64::from).sum::<f64>()
         };
-        let slopes = slope(&picture, &shape, &cut, |key| 5.0 * weight(key));
+        let slopes = slope(&picture, &shape, &cut, of_key);
         let (mut both, mut one, mut other) = (0.0, 0.0, 0.0);
         for at in 0..16 * 16 * 3 {
             let moved = |by: i16| {
