@@ -384,7 +384,8 @@ mod tests {
         let sound: Vec<f32> = (0..1_600_u16)
             .map(|at| {
                 let t = f32::from(at) / 16_000.0;
-                let tones = 0.3 * (4_000.0 * t * (1.0 + 9.0 * t)).sin() + 0.2 * (40_000.0 * t).sin();
+                let tones =
+                    0.3 * (4_000.0 * t * (1.0 + 9.0 * t)).sin() + 0.2 * (40_000.0 * t).sin();
                 tones + 0.4 * (noise(u64::from(at) + 1) - 0.5)
             })
             .collect();
