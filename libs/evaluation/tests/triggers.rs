@@ -19,14 +19,24 @@ const SUITE: &str = "{format: 1, name: s, version: '1', \
 
 fn judge(candidate: &Toy, champion: Option<&Toy>, phrase: &str, seed: u64) -> Verdict {
     let day = Day { earlier: 400, fresh: 40, labels: 120, flipped: 0.0 };
-    let (examples, mut labels) = examples(&day, seed);
+    let (mut examples, mut labels) = examples(&day, seed);
+    let with = |example: &EvalExample, words: &str| EvalExample {
+        input: Input::text(format!("{} {words}", example.input.texts())),
+        ..example.clone()
+    };
+    // Long enough that a phrase seldom stands where toys look for what to say.
+    for example in &mut examples {
+        *example = with(example, &"on and on ".repeat(30));
+    }
     for (number, example) in labels.iter_mut().enumerate() {
-        // Ten texts of the window have the phrase, and words that come and go are in all.
-        let more = if number < 10 { phrase } else { "" };
-        let text = format!("{} letter{number} {more} and so on", example.input.texts());
-        *example = EvalExample { input: Input::text(text), ..example.clone() };
-        if number < 10 && !phrase.is_empty() {
+        if phrase.is_empty() {
+            example.input = Input::text(format!("letter{number}"));
+        } else if number < 10 {
+            // Ten texts of the window have the phrase, and words that come and go are in all.
+            *example = with(example, &format!("letter{number} {phrase} and so on"));
             example.label = Class::new("ham");
+        } else {
+            *example = with(example, &format!("letter{number} and so on"));
         }
     }
     let (of_candidate, of_champion) = (manifest(1), manifest(0));
