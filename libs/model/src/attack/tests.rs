@@ -179,9 +179,15 @@ fn what_is_found_is_within_its_budget_and_is_what_the_model_answers_to() {
                 };
                 let again = model.predict(std::slice::from_ref(input)).unwrap();
                 assert!(*queries > 0 && again[0].best().0 == scores.best().0);
-                let p = |scores: &Scores| scores.probabilities[*class];
+                // Over the likeliest other class: with three of them the class itself may gain.
+                let lead = |scores: &Scores| {
+                    let p = &scores.probabilities;
+                    let others = (0..p.len()).filter(|other| other != class).map(|other| p[other]);
+                    p[*class].ln() - others.fold(0.0, f32::max).ln()
+                };
                 let clean = &model.predict(std::slice::from_ref(before)).unwrap()[0];
-                assert!(p(scores) <= p(clean) + 1e-6, "{method:?} {space:?}");
+                let (less, more) = (lead(scores), lead(clean));
+                assert!(less <= more + 1e-4, "{method:?} {space:?}: {less} {more}");
                 let moved = moved(before, input, space, &spread);
                 let mean = moved.iter().map(|by| by * by).sum::<f64>() / moved.len() as f64;
                 let far = match method.norm() {
