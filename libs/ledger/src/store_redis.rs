@@ -120,7 +120,13 @@ impl Store for RedisStore {
             .await?;
         match said.as_str() {
             "ok" => Ok(()),
-            "moved" => Err(LedgerError::HeadMoved { expected, found: parse_head(&detail)? }),
+            "moved" => match parse_head(&detail)? {
+                // Deciding again would go on for ever.
+                found if found == expected => Err(LedgerError::Damaged(format!(
+                    "the stored head was not written by us: `{detail}`"
+                ))),
+                found => Err(LedgerError::HeadMoved { expected, found }),
+            },
             _ => {
                 let token = fence.map_or(0, |fence| fence.token);
                 Err(LedgerError::Fenced { lease, token, newest: detail.parse().unwrap_or(0) })
