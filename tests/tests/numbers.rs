@@ -65,7 +65,8 @@ async fn a_stream_of_numbers_is_learnt_judged_and_served() -> anyhow::Result<()>
     println!("first champion: {explained:.3} of the variance of rents");
     assert!(explained > 0.7, "{explained}");
     let verdict = house.json(&["verdicts", "champion"]).await?;
-    assert_eq!(verdict["suite"], "regression 1.0.0");
+    let suite = verdict["suite"].as_str().unwrap_or_default();
+    assert!(suite.starts_with("regression "), "{suite}");
 
     // More of them are learnt; a label that is no number is rejected, and nothing waits for it.
     publish(&house, 1_000, 400, |number| (number == 1_007).then(|| "dear".to_owned())).await?;
