@@ -98,19 +98,20 @@ impl World {
         let store = ArtifactStore::open(&ArtifactsConfig::default(), folder.path())?;
         let checkpoints = CheckpointDir::open(folder.path().join("checkpoints"))?;
         let runtime = Runtime::new()?;
-        let learn = |mails: &[Mail]| {
+        let learn = |name, mails: &[Mail]| {
             let learnt = mails.iter().map(|mail| example(mail, mail.label)).collect();
-            let lesson = Lesson { learnt, recipe: Recipe::default(), seed };
+            let lesson = Lesson { name, learnt, recipe: Recipe::default(), seed };
             lesson.learn(JobKind::ColdStart, None, &store, &checkpoints, &runtime)
         };
-        let champion = learn(&history)?;
-        let weak = learn(&history[..LITTLE])?;
+        let champion = learn("champion", &history)?;
+        let weak = learn("weak", &history[..LITTLE])?;
         Ok(Self { store, folder, runtime, checkpoints, champion, weak, history, rest })
     }
 }
 
 /// What a twin learns, and how.
 pub(super) struct Lesson {
+    pub(super) name: &'static str,
     pub(super) learnt: Vec<Example>,
     pub(super) recipe: Recipe,
     pub(super) seed: u64,
@@ -130,7 +131,8 @@ impl Lesson {
             Some(made) => StartingPoint::Champion(made.verified.clone()),
         };
         let job = Job {
-            id: JobId::generate(),
+            // Jobs draw by their ids: the same twin of the same run is the same to the bit.
+            id: JobId::new(format!("selftest-{:x}-{}", self.seed, self.name)),
             kind,
             recipe: self.recipe,
             start,
@@ -203,9 +205,14 @@ impl<'a> Stage<'a> {
     }
 
     /// Trains a twin: an update of `start`, or from nothing.
-    pub(super) fn learn(&self, start: Option<&Made>, learnt: Vec<Example>) -> anyhow::Result<Made> {
+    pub(super) fn learn(
+        &self,
+        name: &'static str,
+        start: Option<&Made>,
+        learnt: Vec<Example>,
+    ) -> anyhow::Result<Made> {
         let kind = if start.is_some() { JobKind::HotUpdate } else { JobKind::ColdStart };
-        let lesson = Lesson { learnt, recipe: Recipe::default(), seed: self.seed };
+        let lesson = Lesson { name, learnt, recipe: Recipe::default(), seed: self.seed };
         let World { store, checkpoints, runtime, .. } = self.world;
         lesson.learn(kind, start, store, checkpoints, runtime)
     }

@@ -216,7 +216,7 @@ pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
     let made = if twin == Twin::Identical {
         champion.again(stage)?
     } else {
-        stage.learn(start, learnt.clone())?
+        stage.learn(twin.name(), start, learnt.clone())?
     };
     let learnt = if twin == Twin::Identical { stage.honest() } else { learnt };
     Ok(Candidate { made, learnt, examples, behaviour, trigger })
