@@ -218,8 +218,9 @@ mod tests {
                     (0..4).map(one).sum::<f64>()
                 };
                 let all: Vec<f64> = (1..=5).map(far).collect();
-                // One picture may be lucky: a coarser step of a JPEG can lie nearer to it.
-                let steps = all.is_sorted_by(|a, b| 0.98 * a < *b);
+                // One picture may be lucky: a coarser step of a grid can lie nearer to it.
+                let lucky = matches!(kind, Kind::ImageJpeg | Kind::ImagePixelate);
+                let steps = lucky || all.is_sorted_by(|a, b| a < b);
                 assert!(steps && all[0] < all[4], "{kind:?} {side}: {all:?}");
             }
         }
