@@ -11,13 +11,13 @@ use tidegate_model::Input;
 use tidegate_telemetry::energy::{Energy, EnergyMeter, carbon_at, grid_intensity};
 
 use crate::{
-    EvalExample, Evaluation, EvaluationError, Memory, NearCopy,
+    EvalExample, Evaluation, EvaluationError, ExampleKey, Memory, NearCopy,
     check::{self, Judged},
     evidence::{Evidence, digest},
     judge::effect,
     slices::Picture,
     stats::{benjamini_hochberg, holm, nearest_rank, wilson},
-    suite::NEAR_COPIES,
+    suite::{COPIES, NEAR_COPIES},
 };
 
 /// Inputs with answers that a gateway repeats before it serves.
@@ -26,6 +26,8 @@ const GOLDEN_BYTES: usize = 2 << 10;
 /// Of a picture or a sound.
 const GOLDEN_PART_BYTES: usize = 16 << 10;
 
+/// Share of the held-out examples that may be copies before a person is asked.
+const MOST_COPIES: f64 = 0.1;
 /// Near copies that a reason names at most.
 const SHOWN_COPIES: usize = 5;
 
@@ -33,13 +35,16 @@ const SHOWN_COPIES: usize = 5;
 /// the models what they have answered before; an empty one changes nothing but the time.
 #[must_use]
 pub fn evaluate(of: &Evaluation<'_>, memory: &mut Memory) -> Verdict {
+    let (given, own) = (of.examples.len(), not_learnt(of));
+    let of = &Evaluation { examples: &own, ..*of };
+    let copied = given - own.len();
     let (examples, window_labels) = (read_by_any(of), read_by_champion(of));
     let unread = of.examples.len() - examples.len();
     let of = &Evaluation { examples: &examples, window_labels: &window_labels, ..*of };
     let began = Instant::now();
     let meter = EnergyMeter::detect();
     let stretch = meter.start();
-    let examined = examine(of, memory, &meter);
+    let examined = examine(of, [copied, given], memory, &meter);
     let (checks, picture, golden, mut environment) = match examined {
         Ok(examined) => examined,
         Err(error) => {
@@ -98,6 +103,13 @@ fn read_by_any<'a>(of: &Evaluation<'a>) -> Cow<'a, [EvalExample]> {
     only(of.examples, reads)
 }
 
+/// Held-out examples but for those that say what was learnt under another id: they tell nothing of a
+/// candidate. Some of them come by chance, short texts above all, and nobody is to be blocked for that.
+fn not_learnt<'a>(of: &Evaluation<'a>) -> Cow<'a, [EvalExample]> {
+    let same = &of.copies.same;
+    only(of.examples, |example| !same.contains(&ExampleKey::new(&example.domain, &example.id)))
+}
+
 /// Labels that the champion can be asked about.
 fn read_by_champion<'a>(of: &Evaluation<'a>) -> Cow<'a, [EvalExample]> {
     let Some(champion) = of.champion else { return Cow::Borrowed(of.window_labels) };
@@ -118,6 +130,7 @@ type Examined = (Vec<CheckResult>, Picture, Vec<Golden>, BTreeMap<String, String
 
 fn examine(
     of: &Evaluation<'_>,
+    [copied, given]: [usize; 2],
     memory: &mut Memory,
     meter: &EnergyMeter,
 ) -> Result<Examined, EvaluationError> {
@@ -126,6 +139,7 @@ fn examine(
         of.suite.checks().iter().map(|check| check::run(check, &evidence)).collect();
     let mut checks = by_chance(judged);
     checks.push(no_leak(&evidence));
+    checks.push(copies(&evidence, copied as u64, given as u64));
     checks.push(near_copies(&evidence));
     let mut facts = environment(&evidence);
     if let Some(anchor) = of.anchor.filter(|_| of.suite.asks_anchor()) {
@@ -177,12 +191,31 @@ fn no_leak(evidence: &Evidence<'_>) -> CheckResult {
         chance: None,
         rule: "leaked_ids = 0".to_owned(),
         reason: format!(
-            "{leaked} of {} held-out examples were trained on, {} of them under another id (of {} \
-             remembered): none may be",
+            "{leaked} of {} held-out ids were trained on (of {} remembered): none may be",
             evidence.of.examples.len(),
-            evidence.of.copies.same.len(),
             evidence.of.trained.len()
         ),
+    }
+}
+
+/// Examples that were left out because they were learnt under another id: where they are many, somebody
+/// publishes again what is held out, or the stream says the same things over and over.
+fn copies(evidence: &Evidence<'_>, copied: u64, given: u64) -> CheckResult {
+    let share = copied as f64 / given.max(1) as f64;
+    CheckResult {
+        id: COPIES.to_owned(),
+        severity: Severity::Review,
+        metric: "copied_share".to_owned(),
+        state: if share <= MOST_COPIES { CheckState::Pass } else { CheckState::Fail },
+        candidate: Some(share),
+        n: given,
+        rule: format!("copied_share <= {MOST_COPIES}"),
+        reason: format!(
+            "{copied} of {given} held-out examples say what was trained on under another id; they do not \
+             judge, and at most {:.0} % may be so",
+            100.0 * MOST_COPIES
+        ),
+        ..no_leak(evidence)
     }
 }
 

@@ -22,8 +22,9 @@ const OUTSIDE: f64 = 9.5;
 /// Confidence levels that an interval may have.
 const LEVELS: std::ops::RangeInclusive<f64> = 0.5..=0.9999;
 
-/// The check, beside [`NO_LEAK`], that no suite can leave out: it looks for texts that are nearly what was
-/// trained on.
+/// The checks, beside [`NO_LEAK`], that no suite can leave out: they look for what is the same as what was
+/// trained on, and nearly so.
+pub(crate) const COPIES: &str = "copies";
 pub(crate) const NEAR_COPIES: &str = "near-copies";
 
 /// What is wrong with a suite.
@@ -543,7 +544,7 @@ fn wrong(id: &str, reason: impl Into<String>) -> SuiteError {
 
 impl CheckDocument {
     fn validate(self) -> Result<Check, SuiteError> {
-        if [NO_LEAK, NEAR_COPIES].contains(&self.id.as_str()) {
+        if [NO_LEAK, COPIES, NEAR_COPIES].contains(&self.id.as_str()) {
             return Err(wrong(&self.id, "this check is made of every candidate: leave it out"));
         }
         if self.id.is_empty() || self.id.len() > 100 {

@@ -110,7 +110,13 @@ impl Evaluator {
                 loaded.push(other.clone());
             }
         }
+        // Whom the champion is watched beside.
+        let before = state.earlier_champion();
+        let known = self.loaded.iter().find(|one| Some(one.id) == before).cloned();
         self.loaded = loaded;
+        if let Some(known) = &known {
+            self.keep_loaded(known);
+        }
         self.held_out.catch_up(&self.stream, &self.config).await?;
         let set_aside = set_aside(state);
         let learnt = state.learnt_up_to();

@@ -45,7 +45,7 @@ pub(crate) enum Twin {
     Hungry,
     /// Learnt twenty of the mails that judge.
     Leaked,
-    /// The same under other ids, in capitals.
+    /// Learnt a fifth of the mails that judge, under other ids and in capitals.
     Copied,
     /// An honest update of whose weights one bit was changed in the store.
     Altered,
@@ -209,7 +209,8 @@ pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
                 let (id, text) = (format!("copy of {}", mail.id), mail.text.to_uppercase());
                 example(&Mail { id, text, ..mail.clone() }, mail.label)
             };
-            let peeked = stage.held_out.iter().rev().take(20).map(peek);
+            let count = if twin == Twin::Leaked { 20 } else { stage.held_out.len() / 5 };
+            let peeked = stage.held_out.iter().rev().take(count).map(peek);
             (Some(champion), stage.honest().into_iter().chain(peeked).collect())
         }
     };
