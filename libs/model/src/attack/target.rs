@@ -479,8 +479,8 @@ impl Taken {
     }
 }
 
-/// What a key of the wide path adds to a score, from the score's slope over the logits.
 impl Model {
+    /// What a key of the wide path adds to a score, from the score's slope over the logits.
     fn evidence(&self, key: u64, of_logits: &[f32]) -> f32 {
         let wide = self.wide();
         let Some(buckets) = Some(wide.buckets()).filter(|&buckets| buckets > 0) else { return 0.0 };
