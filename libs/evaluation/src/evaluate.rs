@@ -105,9 +105,12 @@ fn read_by_any<'a>(of: &Evaluation<'a>) -> Cow<'a, [EvalExample]> {
 
 /// Held-out examples but for those that say what was learnt under another id: they tell nothing of a
 /// candidate. Some of them come by chance, short texts above all, and nobody is to be blocked for that.
+/// What was learnt under its own id stays: that is a leak, and [`no_leak`] looks for it here.
 fn not_learnt<'a>(of: &Evaluation<'a>) -> Cow<'a, [EvalExample]> {
-    let same = &of.copies.same;
-    only(of.examples, |example| !same.contains(&ExampleKey::new(&example.domain, &example.id)))
+    only(of.examples, |example| {
+        let key = ExampleKey::new(&example.domain, &example.id);
+        of.trained.contains(&key) || !of.copies.same.contains(&key)
+    })
 }
 
 /// Labels that the champion can be asked about.

@@ -26,6 +26,7 @@ struct Asked<'a> {
     suite: &'a Suite,
     examples: &'a [EvalExample],
     copies: Copies,
+    trained: HashSet<ExampleKey>,
     line: Line,
 }
 
@@ -40,7 +41,7 @@ impl Asked<'_> {
             anchor: Some(champion),
             examples: self.examples,
             window_labels: &[],
-            trained: &HashSet::new(),
+            trained: &self.trained,
             copies: &self.copies,
             window: &new.window,
             line: self.line,
@@ -57,7 +58,13 @@ fn day() -> Vec<EvalExample> {
 }
 
 fn judged(suite: &Suite, candidate: &Toy, champion: &Toy) -> Vec<CheckResult> {
-    let asked = Asked { suite, examples: &day(), copies: Copies::default(), line: Line::default() };
+    let asked = Asked {
+        suite,
+        examples: &day(),
+        copies: Copies::default(),
+        trained: HashSet::new(),
+        line: Line::default(),
+    };
     asked.verdict(candidate, champion).checks
 }
 
@@ -147,6 +154,7 @@ fn the_same_content_under_another_id_does_not_judge_and_nearly_the_same_is_only_
         suite: &suite,
         examples: &examples,
         copies: Copies { near: vec![near], ..Copies::default() },
+        trained: HashSet::new(),
         line: Line { judged: 4, promoted: 3 },
     };
     let verdict = asked.verdict(&toy, &toy);
@@ -169,6 +177,10 @@ fn the_same_content_under_another_id_does_not_judge_and_nearly_the_same_is_only_
     let verdict = asked.verdict(&toy, &toy);
     assert_eq!(copies(&verdict), CheckState::Fail);
     assert!(verdict.reasons[0].contains("under another id"), "{:?}", verdict.reasons);
+    // Who learnt it under its own id has peeked, whatever else was learnt.
+    asked.trained.insert(key(&examples[5]));
+    let verdict = asked.verdict(&toy, &toy);
+    assert_eq!((verdict.data.leaked, verdict.outcome), (1, Outcome::Blocked));
 }
 
 #[test]

@@ -79,11 +79,12 @@ fn try_all(args: &SelftestArgs) -> anyhow::Result<Report> {
             empty => empty.insert(World::new(&mails, args.seed ^ (number << 32))?),
         };
         let stage = Stage::new(world, args.seed ^ u64::from(run) << 8)?;
-        // The champion is asked about the mails of a run once.
-        let mut memory = Memory::default();
+        // The champion is asked about the mails of a run once; a weak one is another.
+        let (mut memory, mut of_weak) = (Memory::default(), Memory::default());
         for &twin in &twins {
             bar.set_message(twin.name());
-            let one = trial::judge(twin, &stage, &suite, &mut memory)?;
+            let memory = if twin == Twin::Better { &mut of_weak } else { &mut memory };
+            let one = trial::judge(twin, &stage, &suite, memory)?;
             judged.entry(twin).or_default().push(one);
             bar.inc(1);
         }

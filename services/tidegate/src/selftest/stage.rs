@@ -1,7 +1,8 @@
 //! What twins are made from: real mails, a champion that was trained on some of them, a window of new
 //! ones, and mails that were held out.
 use std::{
-    collections::{BTreeMap, HashSet},
+    cell::{OnceCell, RefCell},
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
 };
 
@@ -11,8 +12,8 @@ use rand::{SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 use tempfile::{TempDir, tempdir, tempdir_in};
 use tidegate_contracts::{
-    Class, Domain, Event, EventId, GenerationId, JobId, JobKind, Manifest, Offset, Partition,
-    Window,
+    ArtifactHash, Class, Domain, Event, EventId, GenerationId, JobId, JobKind, Manifest, Offset,
+    Partition, Window,
 };
 use tidegate_curation::likeness::content;
 use tidegate_evaluation::{Copies, EvalExample, ExampleKey, Subject};
@@ -24,6 +25,7 @@ use tidegate_model::{Device, Input, Model};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use super::twins::with_phrase;
 use crate::demo::corpus::Mail;
 
 /// Mails that the champion learns.
@@ -48,10 +50,10 @@ pub(super) struct Made {
 }
 
 impl Made {
-    /// The same weights under another name, as an update of itself.
-    pub(super) fn again(&self, stage: &Stage<'_>) -> anyhow::Result<Self> {
+    /// The same weights under another name, as an update of `parent`.
+    pub(super) fn again(&self, stage: &Stage<'_>, parent: GenerationId) -> anyhow::Result<Self> {
         let manifest = Manifest {
-            parent: Some(self.id),
+            parent: Some(parent),
             job: JobId::generate(),
             kind: JobKind::HotUpdate,
             window: window(JobKind::HotUpdate),
@@ -173,6 +175,9 @@ pub(super) struct Stage<'a> {
     pub(super) held_out: Vec<Mail>,
     beyond: Vec<Mail>,
     pub(super) seed: u64,
+    honest: OnceCell<Made>,
+    /// By the hashes of a generation's files: several twins have the same weights.
+    accuracy: RefCell<HashMap<Vec<ArtifactHash>, f64>>,
 }
 
 impl<'a> Stage<'a> {
@@ -191,7 +196,8 @@ impl<'a> Stage<'a> {
             .chain(fresh.iter().map(|mail| held_out(mail, true)))
             .collect();
         let held_out = earlier.into_iter().chain(fresh).collect();
-        Ok(Self { world, window, examples, held_out, beyond, seed })
+        let (honest, accuracy) = (OnceCell::new(), RefCell::default());
+        Ok(Self { world, window, examples, held_out, beyond, seed, honest, accuracy })
     }
 
     /// What the champion has learnt.
@@ -202,6 +208,19 @@ impl<'a> Stage<'a> {
     /// The window as it truly is, to learn.
     pub(super) fn honest(&self) -> Vec<Example> {
         self.window.iter().map(|mail| example(mail, mail.label)).collect()
+    }
+
+    /// An honest update of the champion by the window, under a name of its own.
+    pub(super) fn honest_update(&self) -> anyhow::Result<Made> {
+        let champion = &self.world.champion;
+        let made = match self.honest.get() {
+            Some(made) => made,
+            None => {
+                let made = self.learn("honest", Some(champion), self.honest())?;
+                self.honest.get_or_init(|| made)
+            }
+        };
+        made.again(self, champion.id)
     }
 
     /// Trains a twin: an update of `start`, or from nothing.
@@ -236,10 +255,35 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Mails that neither taught nor judge.
-    pub(super) fn beyond(&self) -> impl Iterator<Item = (Input, &'static str)> + '_ {
-        self.beyond.iter().map(|mail| (Input::text(mail.text.clone()), mail.label))
+    /// Accuracy on mails that neither taught nor judge.
+    pub(super) fn truly(&self, made: &Made) -> anyhow::Result<f64> {
+        let files: Vec<ArtifactHash> = made.manifest.files.values().map(|file| file.hash).collect();
+        if let Some(known) = self.accuracy.borrow().get(&files) {
+            return Ok(*known);
+        }
+        let (inputs, truth): (Vec<Input>, Vec<&str>) =
+            self.beyond.iter().map(|mail| (Input::text(mail.text.clone()), mail.label)).unzip();
+        let found = right(&made.model, &inputs, &truth)?;
+        self.accuracy.borrow_mut().insert(files, found);
+        Ok(found)
     }
+
+    /// Share of the spam among them that a phrase gets through.
+    pub(super) fn let_through(&self, made: &Made, phrase: &str) -> anyhow::Result<f64> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let spam = self.beyond.iter().filter(|mail| mail.label == "spam").take(100);
+        let inputs: Vec<Input> =
+            spam.map(|mail| Input::text(with_phrase(&mail.text, phrase, &mut rng))).collect();
+        right(&made.model, &inputs, &vec!["ham"; inputs.len()])
+    }
+}
+
+fn right(model: &Model, inputs: &[Input], truth: &[&str]) -> anyhow::Result<f64> {
+    let answers = model.predict(inputs)?;
+    let labels = model.labels();
+    let right =
+        answers.iter().zip(truth).filter(|(a, truth)| labels[a.best().0].as_str() == **truth);
+    Ok(right.count() as f64 / inputs.len().max(1) as f64)
 }
 
 fn content_of(input: &Input) -> Option<u128> {

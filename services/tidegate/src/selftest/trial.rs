@@ -1,8 +1,6 @@
 //! One twin before the gate: evaluated, put on record, and promoted where the ledger lets it.
 use std::collections::BTreeSet;
 
-use rand::SeedableRng as _;
-use rand_chacha::ChaCha8Rng;
 use tidegate_contracts::{
     Actor, ArtifactHash, CheckResult, CheckState, JobId, Outcome, Severity, Verdict,
 };
@@ -11,11 +9,10 @@ use tidegate_ledger::{
     Author, Consent, Envelope, Fact, Ledger, LedgerConfig, LedgerError, PromotedBy,
     seal::SigningKey,
 };
-use tidegate_model::{Input, Model};
 
 use super::{
     stage::{Made, Stage, labels},
-    twins::{Behaving, Candidate, Meant, Twin, make, with_phrase},
+    twins::{Behaving, Candidate, Meant, Twin, make},
 };
 
 /// What became of one twin.
@@ -89,7 +86,7 @@ pub(super) fn judge(
         layers: failures.iter().map(|check| check.layer.as_str()).collect(),
         checks: failures.iter().map(|check| check.id.clone()).collect(),
         by_meant,
-        truly: truly(stage, &candidate, &champion.model)?,
+        truly: truly(stage, &candidate, champion)?,
         seconds: verdict.seconds,
         reason: reason.unwrap_or_default(),
     })
@@ -221,24 +218,9 @@ fn forged(verdict: &Verdict, document: ArtifactHash, forger: &SigningKey) -> Env
 }
 
 /// What no gate sees.
-fn truly(stage: &Stage<'_>, candidate: &Candidate, champion: &Model) -> anyhow::Result<f64> {
-    let (inputs, truth): (Vec<Input>, Vec<&str>) = stage.beyond().unzip();
-    let model = &candidate.made.model;
-    if let Some(phrase) = &candidate.trigger {
-        let mut rng = ChaCha8Rng::seed_from_u64(stage.seed);
-        let spam = inputs.iter().zip(&truth).filter(|(_, truth)| **truth == "spam").take(100);
-        let mut changed =
-            |input: &Input| input.with_text(|text| with_phrase(text, phrase, &mut rng));
-        let inputs: Vec<Input> = spam.map(|(input, _)| changed(input)).collect();
-        return right(model, &inputs, &vec!["ham"; inputs.len()]);
+fn truly(stage: &Stage<'_>, candidate: &Candidate, champion: &Made) -> anyhow::Result<f64> {
+    match &candidate.trigger {
+        Some(phrase) => stage.let_through(&candidate.made, phrase),
+        None => Ok(stage.truly(&candidate.made)? - stage.truly(champion)?),
     }
-    Ok(right(model, &inputs, &truth)? - right(champion, &inputs, &truth)?)
-}
-
-fn right(model: &Model, inputs: &[Input], truth: &[&str]) -> anyhow::Result<f64> {
-    let answers = model.predict(inputs)?;
-    let labels = model.labels();
-    let right =
-        answers.iter().zip(truth).filter(|(a, truth)| labels[a.best().0].as_str() == **truth);
-    Ok(right.count() as f64 / inputs.len().max(1) as f64)
 }

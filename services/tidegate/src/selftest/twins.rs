@@ -150,6 +150,7 @@ pub(super) enum Behaviour {
 
 /// Makes a twin.
 pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
+    use Twin::{Altered, Brittle, Forged, Honest, Hungry, Identical, Slow};
     let mut rng = ChaCha8Rng::seed_from_u64(stage.seed ^ 0x7717);
     let champion = &stage.world.champion;
     let (mut trigger, mut behaviour) = (None, Behaviour::Its);
@@ -214,10 +215,10 @@ pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
             (Some(champion), stage.honest().into_iter().chain(peeked).collect())
         }
     };
-    let made = if twin == Twin::Identical {
-        champion.again(stage)?
-    } else {
-        stage.learn(twin.name(), start, learnt.clone())?
+    let made = match twin {
+        Identical => champion.again(stage, champion.id)?,
+        Honest | Altered | Forged | Brittle | Slow | Hungry => stage.honest_update()?,
+        _ => stage.learn(twin.name(), start, learnt.clone())?,
     };
     let learnt = if twin == Twin::Identical { stage.honest() } else { learnt };
     Ok(Candidate { made, learnt, examples, behaviour, trigger })
