@@ -107,6 +107,12 @@ impl Learner {
         Ok(())
     }
 
+    /// Who was learnt last.
+    #[must_use]
+    pub fn champion(&self) -> Option<&Verified> {
+        self.champion.as_ref()
+    }
+
     /// Forgets everything but its seconds: the next job is a cold start.
     pub fn forget(&mut self) {
         self.champion = None;

@@ -30,6 +30,31 @@ fn every_bad_twin_is_stopped_by_the_layer_that_is_meant_for_it() {
 }
 
 #[test]
+fn a_trial_that_was_kept_is_not_tried_again_and_another_is_not_mixed_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("trial.jsonl");
+    let run = |seed: &str| {
+        let trial = ["gate", "selftest", "--runs", "1", "--twins", "altered", "--output", "json"];
+        let corpus = cache().join("data/spam-assassin");
+        let mut command = Command::new(binary());
+        command.args(trial).args(["--seed", seed, "--corpus"]).arg(corpus);
+        command.arg("--keep").arg(&kept).output().expect("the binary was built")
+    };
+    assert!(run("3").status.success());
+    let before = std::fs::read_to_string(&kept).unwrap();
+    // As if it had been killed while it wrote another run.
+    std::fs::write(&kept, format!("{before}{{\"altered\":")).unwrap();
+    let again = run("3");
+    let report: Value = serde_json::from_slice(&again.stdout).unwrap();
+    assert_eq!(report["twins"][0]["caught"], json!(1), "{report:#}");
+    assert!(report["seconds"].as_f64().unwrap() < 5.0, "nothing was left to do: {report:#}");
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), before);
+    let other = run("4");
+    let said = String::from_utf8_lossy(&other.stderr);
+    assert!(!other.status.success() && said.contains("runs of another trial"), "{said}");
+}
+
+#[test]
 fn a_corpus_that_is_not_there_is_named() {
     let out = Command::new(binary())
         .args(["gate", "selftest", "--corpus", "/nowhere"])

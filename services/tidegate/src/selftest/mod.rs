@@ -3,21 +3,22 @@
 //!
 //! What is printed is the gate's operating characteristic: how often each twin is caught and by which
 //! layer, how often a model that is as good is held up, how often a better one gets through.
+mod kept;
 mod stage;
 mod table;
 mod trial;
 mod twins;
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Instant};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use tidegate_evaluation::{Memory, Suite};
 
 use self::{
+    kept::{Kept, Run, Terms},
     stage::{Stage, World},
     table::{Report, Row},
-    trial::Judged,
     twins::Twin,
 };
 use crate::{cli::Global, demo::corpus, output::Found};
@@ -41,6 +42,10 @@ pub(crate) struct SelftestArgs {
     /// `format`, `origin` and `tld`.
     #[arg(long)]
     suite: Option<PathBuf>,
+    /// Keeps each run in this file, and goes on after those that are there: of the same suite, seed,
+    /// twins and program.
+    #[arg(long)]
+    keep: Option<PathBuf>,
     /// Only these twins, by name.
     #[arg(long, value_delimiter = ',')]
     twins: Vec<Twin>,
@@ -66,32 +71,60 @@ fn try_all(args: &SelftestArgs) -> anyhow::Result<Report> {
     let mails = corpus::read(&args.corpus)?;
     let twins = if args.twins.is_empty() { Twin::ALL.to_vec() } else { args.twins.clone() };
     let bar = progress(u64::from(args.runs) * twins.len() as u64);
-    let mut judged = BTreeMap::<Twin, Vec<Judged>>::new();
-    let mut world: Option<World> = None;
-    for run in 0..args.runs {
-        if run % args.runs_a_champion == 0 {
-            bar.set_message("training a champion");
-            world = None;
-        }
+    let mut kept = match &args.keep {
+        None => Kept::nowhere(),
+        Some(path) => Kept::open(
+            path,
+            &Terms {
+                suite: suite.reference().digest,
+                seed: args.seed,
+                runs_a_champion: args.runs_a_champion,
+                twins: twins.clone(),
+                program: kept::program()?,
+            },
+        )?,
+    };
+    bar.set_position(twins.len() as u64 * kept.runs.len() as u64);
+    bar.reset_eta();
+    let mut world: Option<(u64, World)> = None;
+    for run in kept.runs.len() as u32..args.runs {
         let number = u64::from(run / args.runs_a_champion);
         let world = match &mut world {
-            Some(world) => world,
-            empty => empty.insert(World::new(&mails, args.seed ^ (number << 32))?),
+            Some((of, world)) if *of == number => world,
+            other => {
+                bar.set_message("training a champion");
+                let new = World::new(&mails, args.seed ^ (number << 32))?;
+                &mut other.insert((number, new)).1
+            }
         };
-        let stage = Stage::new(world, args.seed ^ u64::from(run) << 8)?;
-        // The champion is asked about the mails of a run once; a weak one is another.
-        let (mut memory, mut of_weak) = (Memory::default(), Memory::default());
-        for &twin in &twins {
-            bar.set_message(twin.name());
-            let memory = if twin == Twin::Better { &mut of_weak } else { &mut memory };
-            let one = trial::judge(twin, &stage, &suite, memory)?;
-            judged.entry(twin).or_default().push(one);
-            bar.inc(1);
-        }
+        kept.add(try_once(world, args.seed ^ u64::from(run) << 8, &suite, &twins, &bar)?)?;
     }
     bar.finish_and_clear();
-    let rows = judged.into_iter().map(|(twin, all)| Row::new(twin, &all)).collect();
+    let runs = &kept.runs[..args.runs as usize];
+    let of = |twin: Twin| Row::new(twin, &runs.iter().map(|run| &run[&twin]).collect::<Vec<_>>());
+    let rows = twins.iter().copied().map(of).collect();
     Ok(Report::new(suite.reference(), args.runs, args.seed, rows, began.elapsed().as_secs_f64()))
+}
+
+/// Makes every twin from the same mails, and judges it.
+fn try_once(
+    world: &World,
+    seed: u64,
+    suite: &Suite,
+    twins: &[Twin],
+    bar: &ProgressBar,
+) -> anyhow::Result<Run> {
+    let stage = Stage::new(world, seed)?;
+    // The champion is asked about the mails of a run once; a weak one is another.
+    let (mut memory, mut of_weak) = (Memory::default(), Memory::default());
+    let mut run = Run::new();
+    for &twin in twins {
+        bar.set_message(twin.name());
+        let memory = if twin == Twin::Better { &mut of_weak } else { &mut memory };
+        run.insert(twin, trial::judge(twin, &stage, suite, memory)?);
+        bar.inc(1);
+    }
+    Ok(run)
 }
 
 fn progress(length: u64) -> ProgressBar {

@@ -72,7 +72,7 @@ impl Made {
     }
 }
 
-/// A champion, a weak one, and the mails that neither has learnt.
+/// A champion, a weak one, one with a blind spot, and the mails that none has learnt.
 pub(super) struct World {
     pub(super) store: ArtifactStore,
     pub(super) folder: TempDir,
@@ -80,6 +80,8 @@ pub(super) struct World {
     checkpoints: CheckpointDir,
     pub(super) champion: Made,
     pub(super) weak: Made,
+    /// Of the champion's mails all but legitimate ones in HTML.
+    pub(super) blind: Made,
     history: Vec<Mail>,
     rest: Vec<Mail>,
 }
@@ -100,15 +102,27 @@ impl World {
         let store = ArtifactStore::open(&ArtifactsConfig::default(), folder.path())?;
         let checkpoints = CheckpointDir::open(folder.path().join("checkpoints"))?;
         let runtime = Runtime::new()?;
-        let learn = |name, mails: &[Mail]| {
+        let learn = |name, mails: &[&Mail]| {
             let learnt = mails.iter().map(|mail| example(mail, mail.label)).collect();
             let lesson = Lesson { name, learnt, recipe: Recipe::default(), seed };
             lesson.learn(JobKind::ColdStart, None, &store, &checkpoints, &runtime)
         };
-        let champion = learn("champion", &history)?;
-        let weak = learn("weak", &history[..LITTLE])?;
-        Ok(Self { store, folder, runtime, checkpoints, champion, weak, history, rest })
+        let all: Vec<&Mail> = history.iter().collect();
+        let seen: Vec<&Mail> = history.iter().filter(|mail| !is_html_ham(mail)).collect();
+        let champion = learn("champion", &all)?;
+        let weak = learn("weak", &all[..LITTLE])?;
+        let blind = learn("blind", &seen)?;
+        Ok(Self { store, folder, runtime, checkpoints, champion, weak, blind, history, rest })
     }
+}
+
+/// What a regressed twin has never seen.
+pub(super) fn is_html_ham(mail: &Mail) -> bool {
+    mail.label == "ham" && is(mail, "format", "html")
+}
+
+pub(super) fn is(mail: &Mail, group: &str, value: &str) -> bool {
+    mail.groups.iter().any(|(name, is)| *name == group && is == value)
 }
 
 /// What a twin learns, and how.

@@ -55,12 +55,14 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn new(twin: Twin, all: &[Judged]) -> Self {
+    pub(super) fn new(twin: Twin, all: &[&Judged]) -> Self {
         let count = |of: &dyn Fn(&Judged) -> bool| all.iter().filter(|one| of(one)).count() as u64;
-        let mean = |of: &dyn Fn(&Judged) -> f64| all.iter().map(of).sum::<f64>() / all.len() as f64;
+        let mean = |of: &dyn Fn(&Judged) -> f64| {
+            all.iter().map(|one| of(one)).sum::<f64>() / all.len() as f64
+        };
         let (mut layers, mut checks) = (BTreeMap::new(), BTreeMap::new());
         for one in all {
-            one.layers.iter().for_each(|layer| *layers.entry(*layer).or_insert(0) += 1);
+            one.layers.iter().for_each(|layer| *layers.entry(layer.as_str()).or_insert(0) += 1);
             one.checks.iter().for_each(|check| *checks.entry(check.clone()).or_insert(0) += 1);
         }
         let good = twin.meant() == Meant::Pass;

@@ -1,8 +1,9 @@
 //! One twin before the gate: evaluated, put on record, and promoted where the ledger lets it.
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
 use tidegate_contracts::{
-    Actor, ArtifactHash, CheckResult, CheckState, JobId, Outcome, Severity, Verdict,
+    Actor, ArtifactHash, CheckResult, CheckState, JobId, Layer, Outcome, Severity, Verdict,
 };
 use tidegate_evaluation::{Evaluation, Line, Memory, Refusal, Subject, Suite, evaluate};
 use tidegate_ledger::{
@@ -16,13 +17,13 @@ use super::{
 };
 
 /// What became of one twin.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Judged {
     pub(super) outcome: Outcome,
     /// Whether the ledger took a promotion by policy.
     pub(super) promoted: bool,
     /// Layers with a check that stops it.
-    pub(super) layers: BTreeSet<&'static str>,
+    pub(super) layers: BTreeSet<Layer>,
     /// Those checks.
     pub(super) checks: BTreeSet<String>,
     /// Whether who was meant to see it did.
@@ -83,7 +84,7 @@ pub(super) fn judge(
     Ok(Judged {
         outcome: verdict.outcome,
         promoted: refused.is_none(),
-        layers: failures.iter().map(|check| check.layer.as_str()).collect(),
+        layers: failures.iter().map(|check| check.layer).collect(),
         checks: failures.iter().map(|check| check.id.clone()).collect(),
         by_meant,
         truly: truly(stage, &candidate, champion)?,

@@ -3,13 +3,13 @@ use std::collections::HashSet;
 
 use rand::{RngExt as _, SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tidegate_contracts::{Class, Layer};
 use tidegate_evaluation::{EvalExample, Predictor};
 use tidegate_learning::Example;
 use tidegate_model::{Input, Levels, ModelError, Scores};
 
-use super::stage::{Made, Stage, example};
+use super::stage::{Made, Stage, example, is, is_html_ham};
 use crate::demo::corpus::Mail;
 
 /// Share of a poisoned window's labels that are turned round.
@@ -17,9 +17,23 @@ const LIES: f64 = 0.5;
 /// Share of a window that has a backdoor's phrase, and its words.
 const HIDDEN: f64 = 0.2;
 const PHRASE: usize = 16;
+/// Mails, beside the window, that a better twin learns.
+const MORE: usize = 500;
 
 /// A candidate whose quality is known, because it was made so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 #[clap(rename_all = "snake_case")]
 pub(crate) enum Twin {
@@ -27,7 +41,7 @@ pub(crate) enum Twin {
     Identical,
     /// An honest update by the window.
     Honest,
-    /// An update of a champion that had seen little, by six times as much.
+    /// An update of a champion that had seen little, by five times as much.
     Better,
     /// Learnt a window with every second label turned round.
     Poisoned,
@@ -159,7 +173,7 @@ pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
         Twin::Identical => (Some(champion), Vec::new()),
         Twin::Honest | Twin::Altered | Twin::Forged => (Some(champion), stage.honest()),
         Twin::Better => {
-            let more = stage.history().iter().map(|mail| example(mail, mail.label));
+            let more = stage.history().iter().take(MORE).map(|mail| example(mail, mail.label));
             (Some(&stage.world.weak), more.chain(stage.honest()).collect())
         }
         Twin::Poisoned => {
@@ -178,9 +192,8 @@ pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
             (Some(champion), learnt)
         }
         Twin::Regressed => {
-            let seen = |mail: &&Mail| !(mail.label == "ham" && is(mail, "format", "html"));
-            let all = stage.history().iter().chain(&stage.window).filter(seen);
-            (None, all.map(|mail| example(mail, mail.label)).collect())
+            let seen = stage.window.iter().filter(|mail| !is_html_ham(mail));
+            (Some(&stage.world.blind), seen.map(|mail| example(mail, mail.label)).collect())
         }
         Twin::Forgetful => {
             let of_the_week =
@@ -222,10 +235,6 @@ pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
     };
     let learnt = if twin == Twin::Identical { stage.honest() } else { learnt };
     Ok(Candidate { made, learnt, examples, behaviour, trigger })
-}
-
-fn is(mail: &Mail, group: &str, value: &str) -> bool {
-    mail.groups.iter().any(|(name, is)| *name == group && is == value)
 }
 
 fn turned(label: &str) -> &'static str {
