@@ -6,7 +6,7 @@ use tidegate_contracts::{
     Window,
 };
 
-use crate::Envelope;
+use crate::{Envelope, Stage, StageEvidence, StageOutcome, StageTerms};
 
 /// Reasons of a verdict that go into the ledger; the document has all.
 const REASONS: usize = 8;
@@ -181,6 +181,38 @@ pub enum Fact {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seal: Option<Envelope>,
     },
+    /// A candidate that passed the gate is tried on live requests before it may be promoted.
+    StageStarted {
+        /// The candidate.
+        generation: GenerationId,
+        /// Beside whom.
+        champion: GenerationId,
+        /// The verdict it passed by.
+        verdict: ArtifactHash,
+        /// How.
+        stage: Stage,
+        /// What it must show, and until when.
+        terms: StageTerms,
+        /// The controller's signature.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seal: Option<Envelope>,
+    },
+    /// The evaluator has seen enough of it, or its time is over.
+    StageEnded {
+        /// The candidate.
+        generation: GenerationId,
+        /// Which stage.
+        stage: Stage,
+        /// The conclusion.
+        outcome: StageOutcome,
+        /// What it rests on.
+        evidence: StageEvidence,
+        /// In words.
+        reason: String,
+        /// The evaluator's signature.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seal: Option<Envelope>,
+    },
     /// A gateway serves it now.
     Swapped {
         /// Which gateway.
@@ -243,6 +275,8 @@ impl Fact {
             Self::Promoted { .. } => "Promoted",
             Self::RolledBack { .. } => "RolledBack",
             Self::HarmFound { .. } => "HarmFound",
+            Self::StageStarted { .. } => "StageStarted",
+            Self::StageEnded { .. } => "StageEnded",
             Self::Swapped { .. } => "Swapped",
         }
     }

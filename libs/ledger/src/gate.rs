@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use tidegate_contracts::{Actor, ArtifactHash, GenerationId, Outcome};
 
-use crate::{GenerationRecord, GenerationState, PromotedBy, Refusal, State, state::refuse};
+use crate::{
+    GenerationRecord, GenerationState, PromotedBy, Refusal, StageEnd, StageOutcome, State,
+    state::refuse,
+};
 
 /// Different people who override what is blocked, at least; policy may ask for more.
 pub const OVERRIDERS: usize = 2;
@@ -62,8 +65,7 @@ impl State {
             let state = one.state.as_str();
             return refuse(format!("{name} is {state}: only what is blocked is overridden"));
         }
-        let Some(needed) = one.verdict.as_ref().and_then(|verdict| verdict.waivable.as_ref())
-        else {
+        let Some(needed) = one.waivable() else {
             return refuse(format!(
                 "{name} cannot be overridden: a leak, an altered or missing file and what could not \
                  be measured are never waived"
@@ -116,6 +118,12 @@ impl State {
             return Ok(());
         }
         self.open_generation(generation)?;
+        let passed =
+            |end: Option<&StageEnd>| end.is_some_and(|end| end.outcome == StageOutcome::Passed);
+        let open = one.stages.iter().find(|stage| !passed(stage.ended.as_ref()));
+        if let (PromotedBy::Policy, Some(open)) = (by, open) {
+            return refuse(format!("{name} has not passed {}", open.stage));
+        }
         match (by, standing.outcome) {
             (_, Outcome::Blocked) => refuse(format!("{name} is blocked by its verdict")),
             (PromotedBy::Policy, Outcome::NeedsApproval) => {

@@ -38,6 +38,7 @@ mod folder;
 mod gate;
 mod ledger;
 pub mod seal;
+mod stage;
 mod state;
 mod store;
 mod store_redb;
@@ -53,6 +54,10 @@ pub use folder::{MANIFEST, write_folder};
 pub use gate::OVERRIDERS;
 pub use ledger::{Lease, Ledger};
 pub use seal::{Consent, Envelope, Holder, Keys};
+pub use stage::{
+    STAGE_PROGRESS, Stage, StageEnd, StageEvidence, StageOutcome, StageProgress, StageRecord,
+    StageTerms,
+};
 pub use state::{
     ApprovalRecord, GenerationRecord, GenerationState, JobRecord, JobState, Refusal, State,
     VerdictRecord,

@@ -10,7 +10,7 @@ use tidegate_contracts::{
     Actor, ArtifactHash, Domain, GenerationId, JobId, JobKind, Offset, Outcome, Partition, Window,
 };
 
-use crate::{Consent, Entry, Fact, Head, Keys, PromotedBy};
+use crate::{Consent, Entry, Fact, Head, Keys, PromotedBy, StageEnd, StageOutcome, StageRecord};
 
 /// Why an entry may not be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -173,6 +173,8 @@ pub struct GenerationRecord {
     pub quarantined: bool,
     /// Why it is held to do harm, found while it served.
     pub harm: Option<String>,
+    /// How it was tried before it might serve, in order.
+    pub stages: Vec<StageRecord>,
 }
 
 impl GenerationRecord {
@@ -180,7 +182,7 @@ impl GenerationRecord {
     /// the verdict blocks, they are overrides.
     pub fn approvals_in_force(&self, now: DateTime<Utc>) -> Vec<&ApprovalRecord> {
         let Some(verdict) = &self.verdict else { return vec![] };
-        let overrides = verdict.outcome == Outcome::Blocked;
+        let overrides = verdict.outcome == Outcome::Blocked || self.harmful_stage().is_some();
         let mut seen = BTreeSet::new();
         self.approvals
             .iter()
@@ -484,6 +486,12 @@ impl State {
                 }
                 Ok(())
             }
+            Fact::StageStarted { generation, champion, verdict, stage, terms, .. } => {
+                self.check_stage_start(generation, champion, verdict, *stage, terms, now)
+            }
+            Fact::StageEnded { generation, stage, outcome, evidence, .. } => {
+                self.check_stage_end(generation, *stage, *outcome, evidence, now)
+            }
             Fact::RolledBack { to, from, .. } => {
                 if self.champion != Some(*from) {
                     return refuse(format!("{} is not the champion", from.short()));
@@ -602,6 +610,7 @@ impl State {
                     swapped_at: None,
                     quarantined: false,
                     harm: None,
+                    stages: vec![],
                 });
             }
             Fact::VerdictIssued {
@@ -667,9 +676,7 @@ impl State {
                 self.champions.push(*generation);
                 if *by == PromotedBy::Override {
                     self.with_generation(generation, |one| {
-                        let verdict = one.verdict.as_ref();
-                        one.overridden =
-                            verdict.and_then(|v| v.waivable.clone()).unwrap_or_default();
+                        one.overridden = one.waivable().unwrap_or_default();
                         // It serves what it learnt there: the window is no longer kept from anybody.
                         one.quarantined = false;
                     });
@@ -678,6 +685,30 @@ impl State {
             Fact::RolledBack { to, .. } => self.crown(to, time, GenerationState::RolledBack),
             Fact::HarmFound { generation, reason, .. } => {
                 self.with_generation(generation, |one| one.harm = Some(reason.clone()));
+            }
+            Fact::StageStarted { generation, champion, stage, terms, .. } => {
+                self.with_generation(generation, |one| {
+                    one.stages.push(StageRecord {
+                        stage: *stage,
+                        champion: *champion,
+                        terms: terms.clone(),
+                        started_at: time,
+                        ended: None,
+                    });
+                });
+            }
+            Fact::StageEnded { generation, outcome, evidence, reason, .. } => {
+                self.blocked += u64::from(*outcome == StageOutcome::Harmful);
+                self.with_generation(generation, |one| {
+                    if let Some(stage) = one.stages.last_mut() {
+                        let (outcome, evidence) = (*outcome, *evidence);
+                        let reason = reason.clone();
+                        stage.ended = Some(StageEnd { outcome, evidence, reason, at: time });
+                    }
+                    if *outcome == StageOutcome::Harmful {
+                        one.state = GenerationState::Blocked;
+                    }
+                });
             }
             Fact::Swapped { generation, .. } => {
                 self.with_generation(generation, |one| {

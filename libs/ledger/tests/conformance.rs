@@ -16,7 +16,8 @@ use tidegate_contracts::{
 };
 use tidegate_ledger::{
     ArtifactStore, ArtifactsConfig, Author, Fact, Fence, GenerationState, Ledger, LedgerConfig,
-    LedgerError, PromotedBy, StoreConfig, VerifyReport, audit, audit_at_rest,
+    LedgerError, PromotedBy, Stage, StageEvidence, StageOutcome, StageTerms, StoreConfig,
+    VerifyReport, audit, audit_at_rest,
 };
 
 /// A store that can be opened again.
@@ -113,6 +114,7 @@ async fn holds(place: &impl Place) {
     only_one_of_two_writers_follows_a_head(&open(place).await).await;
     a_watcher_sees_every_entry_in_order(&open(place).await).await;
     nothing_is_promoted_but_through_the_gate(&open(place).await, &store(place)).await;
+    nobody_passes_a_stage_but_by_what_it_asks(&open(place).await, &store(place)).await;
     a_lease_has_one_holder_and_fences_the_one_before(&open(place).await).await;
     state_blobs_are_kept_and_fenced(&open(place).await).await;
     let before = open(place).await.head().await.unwrap();
@@ -120,8 +122,8 @@ async fn holds(place: &impl Place) {
     assert_eq!(reopened.head().await.unwrap(), before, "what was written is there again");
     let report = audit(&reopened, &store(place), |_| ()).await.unwrap();
     assert_eq!((report.faults, report.entries), (vec![], before.seq));
-    // Three verdicts, an approval, two promotions and a rollback.
-    assert_eq!(report.signatures, 7);
+    // Three verdicts, an approval, two promotions and a rollback; a verdict, two stages and their ends.
+    assert_eq!(report.signatures, 7 + 5);
 }
 
 async fn only_one_of_two_writers_follows_a_head(ledger: &Ledger) {
@@ -199,6 +201,71 @@ async fn nothing_is_promoted_but_through_the_gate(ledger: &Ledger, artifacts: &A
     let state = ledger.state().await.unwrap();
     assert_eq!(state.champion(), Some(first.0));
     assert_eq!(state.generation(&good.0).unwrap().state, GenerationState::RolledBack);
+}
+
+async fn nobody_passes_a_stage_but_by_what_it_asks(ledger: &Ledger, artifacts: &ArtifactStore) {
+    let champion = ledger.state().await.unwrap().champion().unwrap();
+    let one = candidate(ledger, artifacts, Outcome::AutoPromote).await;
+    let now = Utc::now();
+    let terms = StageTerms {
+        share: 0.5,
+        earliest: now,
+        until: now + chrono::Duration::hours(1),
+        requests: 100,
+        labels: 10,
+        margin: 0.02,
+        alpha: 0.01,
+        errors: 0.05,
+        latency: 2.0,
+    };
+    let start = |champion, stage, terms: &StageTerms| Fact::StageStarted {
+        generation: one.0,
+        champion,
+        verdict: one.1,
+        stage,
+        terms: terms.clone(),
+        seal: None,
+    };
+    let end = |stage, outcome, requests| Fact::StageEnded {
+        generation: one.0,
+        stage,
+        outcome,
+        evidence: StageEvidence { requests, labels: 10, log_pass: 4.75, ..Default::default() },
+        reason: "as it is".into(),
+        seal: None,
+    };
+    let try_to = async |fact: Fact| {
+        let written = write(ledger, &Author::unfenced("test"), fact).await;
+        written.map_err(|error| error.to_string())
+    };
+    let refused = async |fact: Fact, why: &str| {
+        let said = try_to(fact).await.unwrap_err();
+        assert!(said.contains(why), "{said}");
+    };
+    refused(start(champion, Stage::Shadow, &StageTerms { share: 0.0, ..terms.clone() }), "share")
+        .await;
+    refused(start(one.0, Stage::Shadow, &terms), "judged against").await;
+    refused(end(Stage::Shadow, StageOutcome::Passed, 100), "nothing to end").await;
+    try_to(start(champion, Stage::Shadow, &terms)).await.unwrap();
+    refused(start(champion, Stage::Canary, &terms), "one candidate is staged at a time").await;
+    let promoted = Fact::promotion(one.0, Some(champion), one.1, PromotedBy::Policy);
+    refused(promoted.clone(), "has not passed shadow").await;
+    refused(end(Stage::Shadow, StageOutcome::Passed, 99), "has not seen").await;
+    refused(end(Stage::Canary, StageOutcome::Passed, 100), "not in canary").await;
+    try_to(end(Stage::Shadow, StageOutcome::Passed, 100)).await.unwrap();
+    refused(start(champion, Stage::Shadow, &terms), "not repeated").await;
+    try_to(start(champion, Stage::Canary, &terms)).await.unwrap();
+    assert_eq!(ledger.state().await.unwrap().staged().unwrap().1.stage, Stage::Canary);
+    let blocked = ledger.state().await.unwrap().blocked();
+    try_to(end(Stage::Canary, StageOutcome::Harmful, 1)).await.unwrap();
+
+    let state = ledger.state().await.unwrap();
+    let record = state.generation(&one.0).unwrap();
+    assert_eq!((record.state, state.staged()), (GenerationState::Blocked, None));
+    assert_eq!(state.blocked(), blocked + 1);
+    assert_eq!(record.waivable().unwrap(), ["stage.canary"]);
+    assert_eq!(record.blocked_by(), ["canary: as it is"]);
+    refused(promoted, "is blocked").await;
 }
 
 async fn a_lease_has_one_holder_and_fences_the_one_before(ledger: &Ledger) {

@@ -4,10 +4,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::JobKind;
 
-use crate::{ControllerError, WebhookConfig, schedule::Schedule};
+use crate::{ControllerError, StageConfig, WebhookConfig, schedule::Schedule, stages};
 
 /// Configuration of the controller.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ControllerConfig {
     /// Jobs by the clock.
@@ -98,13 +98,15 @@ impl Default for BootstrapConfig {
 }
 
 /// What a verdict leads to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyConfig {
     /// Whether a favourable verdict is enough, by kind of job.
     pub auto_promote: AutoPromote,
     /// Distinct approvers needed when it is not, or when the verdict asks for approval.
     pub approvals: Approvals,
+    /// What a candidate goes through, on live requests, before policy promotes it. None when empty.
+    pub stages: Vec<StageConfig>,
     /// How long an approval counts.
     #[serde(with = "humantime_serde")]
     pub approval_ttl: Duration,
@@ -127,6 +129,7 @@ impl Default for PolicyConfig {
         Self {
             auto_promote: AutoPromote::default(),
             approvals: Approvals::default(),
+            stages: vec![],
             approval_ttl: Duration::from_secs(24 * 3600),
             rollback_on_harm: true,
             own_keys: false,
@@ -223,6 +226,7 @@ impl ControllerConfig {
             let reason = "is below 2: what is blocked is never one person's to promote";
             return Err(ControllerError::config("policy.approvals.override", reason));
         }
+        stages::validate(&policy.stages)?;
         self.webhooks.iter().try_for_each(WebhookConfig::validate)?;
         for host in &self.allowed_hosts {
             if host.is_empty() || host.contains(['/', ':', ' ']) {

@@ -12,7 +12,7 @@ use crate::{
     desk::Desk,
     mirror::mirror,
     notify::notify,
-    policy,
+    policy, stages,
     tally::Tally,
     trigger::{self, Look, Request},
 };
@@ -165,6 +165,9 @@ impl Hand<'_> {
             .record("controller", |state| policy::due_promotion(state, policy, Utc::now()))
             .await?
         {
+            return Ok(true);
+        }
+        if self.record("controller", |state| stages::due_stage(state, policy, Utc::now())).await? {
             return Ok(true);
         }
         let state = desk.ledger.state().await?;

@@ -44,6 +44,7 @@ mod notify;
 mod pages;
 mod policy;
 mod schedule;
+mod stages;
 mod tally;
 mod trigger;
 mod view;
@@ -56,4 +57,5 @@ pub use config::{
 pub use controller::Controller;
 pub use error::ControllerError;
 pub use pages::job_report;
+pub use stages::StageConfig;
 pub use webhook::{WebhookConfig, WebhookEvent};

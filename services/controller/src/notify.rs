@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt as _, future::join_all};
 use serde::Serialize;
 use tidegate_contracts::{ArtifactHash, GenerationId, Outcome};
-use tidegate_ledger::{Entry, Fact, LedgerError, PromotedBy, State};
+use tidegate_ledger::{Entry, Fact, LedgerError, PromotedBy, StageOutcome, State};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -142,6 +142,10 @@ fn event(fact: &Fact, state: &State, policy: &PolicyConfig) -> Option<WebhookEve
         Fact::Promoted { by: PromotedBy::Override, .. } => Some(WebhookEvent::Overridden),
         Fact::Promoted { .. } => Some(WebhookEvent::Promoted),
         Fact::HarmFound { .. } => Some(WebhookEvent::HarmFound),
+        Fact::StageEnded { outcome: StageOutcome::Harmful, .. } => Some(WebhookEvent::StageHarmful),
+        Fact::StageEnded { outcome: StageOutcome::Undecided, .. } => {
+            Some(WebhookEvent::NeedsApproval)
+        }
         Fact::RolledBack { .. } => Some(WebhookEvent::RolledBack),
         _ => None,
     }
@@ -155,6 +159,9 @@ fn message<'a>(event: WebhookEvent, entry: &'a Entry, state: &State) -> Message<
         Fact::HarmFound { generation, before, reason, .. } => {
             (*generation, Some(*before), Some(reason.clone()))
         }
+        Fact::StageEnded { generation, stage, reason, .. } => {
+            (*generation, state.champion(), Some(format!("{stage}: {reason}")))
+        }
         other => unreachable!("{} is no event", other.kind()),
     };
     let verdict = state.generation(&generation).and_then(|one| one.verdict.as_ref());
@@ -166,6 +173,7 @@ fn message<'a>(event: WebhookEvent, entry: &'a Entry, state: &State) -> Message<
         WebhookEvent::Promoted => "is the champion now",
         WebhookEvent::Overridden => "was blocked, and is the champion now by override",
         WebhookEvent::HarmFound => "does harm while it serves",
+        WebhookEvent::StageHarmful => "is blocked by its stage",
         WebhookEvent::RolledBack => "is the champion again, by rollback",
     };
     let why = reasons.first().map(|reason| format!(": {reason}")).unwrap_or_default();

@@ -2,10 +2,13 @@
 use chrono::{DateTime, Utc};
 use tidegate_contracts::{GenerationId, JobKind, Outcome};
 use tidegate_ledger::{
-    Fact, GenerationRecord, GenerationState, PromotedBy, Refusal, State, VerdictRecord,
+    Fact, GenerationRecord, GenerationState, PromotedBy, Refusal, Stage, State, VerdictRecord,
 };
 
-use crate::PolicyConfig;
+use crate::{
+    PolicyConfig,
+    stages::{Tried, tried},
+};
 
 /// Where a generation stands before the gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +21,9 @@ pub(crate) enum Gate {
     Stale { judged: Option<GenerationId>, present: Option<GenerationId> },
     /// Policy lets it through.
     Open,
+    /// It is tried on live requests first; `until` is absent before the stage has begun. Enough
+    /// approvals promote it at once.
+    Staged { stage: Stage, until: Option<DateTime<Utc>>, given: usize, needed: usize },
     /// Operators decide.
     Asks { given: usize, needed: usize, why: Asks },
     /// Blocked, and operators may override it.
@@ -29,6 +35,8 @@ pub(crate) enum Gate {
 pub(crate) enum Asks {
     Verdict,
     Policy(JobKind),
+    /// A stage ended and showed too little.
+    Stage(Stage, String),
     /// It was judged by another suite than the champion.
     Suite {
         now: String,
@@ -74,7 +82,7 @@ pub(crate) fn gate(
     policy: &PolicyConfig,
     now: DateTime<Utc>,
 ) -> Gate {
-    let waivable = one.verdict.as_ref().and_then(|verdict| verdict.waivable.clone());
+    let waivable = one.waivable();
     match (one.state, waivable) {
         (GenerationState::Candidate | GenerationState::NeedsApproval, _) => {}
         (GenerationState::Blocked, Some(waivable)) => {
@@ -95,8 +103,21 @@ pub(crate) fn gate(
     if verdict.outcome == Outcome::Blocked {
         return Gate::Settled(GenerationState::Blocked);
     }
-    let Some(why) = asks(state, one.kind, verdict, policy) else { return Gate::Open };
-    Gate::Asks { given: given(one, policy, now), needed: policy.approvals.of(one.kind), why }
+    let (given, needed) = (given(one, policy, now), policy.approvals.of(one.kind));
+    let why = match asks(state, one.kind, verdict, policy) {
+        Some(why) => why,
+        None => match tried(one, policy) {
+            None => return Gate::Open,
+            Some(Tried::Due(due)) => {
+                return Gate::Staged { stage: due.stage, until: None, given, needed };
+            }
+            Some(Tried::Runs(stage, until)) => {
+                return Gate::Staged { stage, until: Some(until), given, needed };
+            }
+            Some(Tried::Undecided(stage, why)) => Asks::Stage(stage, why.to_owned()),
+        },
+    };
+    Gate::Asks { given, needed, why }
 }
 
 impl Asks {
@@ -105,6 +126,7 @@ impl Asks {
         match self {
             Self::Verdict => "the verdict asks for approval".to_owned(),
             Self::Policy(kind) => format!("policy asks for approval of every {kind}"),
+            Self::Stage(stage, why) => format!("undecided in {stage}: {why}"),
             Self::Suite { now, before } => format!(
                 "it was judged by suite {now} and the champion by {before}: policy asks for approval \
                  when the suite has changed"
@@ -142,6 +164,13 @@ impl Gate {
                 name(*present)
             ),
             Self::Open => "every blocking check passed, and policy promotes such candidates".into(),
+            Self::Staged { stage, until: None, .. } => {
+                format!("every blocking check passed: {stage} is next, before policy promotes it")
+            }
+            Self::Staged { stage, until: Some(until), needed, .. } => format!(
+                "in {stage} until {} at the latest; {needed} to approve it promote it at once",
+                until.format("%Y-%m-%d %H:%M UTC")
+            ),
             Self::Asks { given, needed, why } => {
                 let why = why.words();
                 if given < needed {
@@ -151,8 +180,13 @@ impl Gate {
                 }
             }
             Self::Overridable { given, needed, waivable } => format!(
-                "blocked by its verdict: there is no way around it by policy or approval, and the next \
+                "blocked by its {}: there is no way around it by policy or approval, and the next \
                  job makes another; {needed} people together may override {} ({given} have)",
+                if waivable.iter().any(|one| one.starts_with("stage.")) {
+                    "stage"
+                } else {
+                    "verdict"
+                },
                 waivable.join(", ")
             ),
         }
@@ -166,7 +200,14 @@ impl Gate {
 
     /// Whether operators may still say yes or no; what is blocked has its own way.
     pub(crate) fn is_open_to_decisions(&self) -> bool {
-        matches!(self, Self::Open | Self::Asks { .. } | Self::Stale { .. } | Self::Unjudged)
+        matches!(
+            self,
+            Self::Open
+                | Self::Staged { .. }
+                | Self::Asks { .. }
+                | Self::Stale { .. }
+                | Self::Unjudged
+        )
     }
 }
 
@@ -187,7 +228,11 @@ pub(crate) fn promote(
     let gate = gate(state, one, policy, now);
     let by = match &gate {
         Gate::Open => PromotedBy::Policy,
-        Gate::Asks { given, needed, .. } if given >= needed => PromotedBy::Approval,
+        Gate::Asks { given, needed, .. } | Gate::Staged { given, needed, .. }
+            if given >= needed =>
+        {
+            PromotedBy::Approval
+        }
         Gate::Overridable { given, needed, .. } if given >= needed => PromotedBy::Override,
         _ => {
             let words = gate.words();
@@ -235,8 +280,7 @@ pub(crate) fn due_quarantine(state: &State) -> Option<Fact> {
     } else if one.state == GenerationState::Rejected {
         "rejected by an operator".to_owned()
     } else {
-        let reasons = one.verdict.as_ref().map(|verdict| verdict.reasons.join("; "));
-        format!("blocked: {}", reasons.unwrap_or_default())
+        format!("blocked: {}", one.blocked_by().join("; "))
     };
     Some(Fact::WindowQuarantined { generation: one.id, window: one.window.clone(), reason })
 }

@@ -59,7 +59,7 @@ impl Look<'_> {
     fn is_held(&self) -> bool {
         let Some(candidate) = self.state.candidate() else { return false };
         match policy::gate(self.state, candidate, &self.config.policy, self.now) {
-            Gate::Unjudged | Gate::Open => true,
+            Gate::Unjudged | Gate::Open | Gate::Staged { .. } => true,
             Gate::Asks { given, .. } => {
                 let hold = i64::try_from(self.config.lag_trigger.hold_s).unwrap_or(i64::MAX);
                 let issued = candidate.verdict.as_ref().map(|verdict| verdict.issued_at);

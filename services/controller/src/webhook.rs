@@ -25,6 +25,8 @@ pub enum WebhookEvent {
     Overridden,
     /// A champion answers worse than the one before, found while it serves.
     HarmFound,
+    /// A candidate answers worse than the champion, found in a stage.
+    StageHarmful,
     /// An earlier champion is the champion again.
     RolledBack,
 }
@@ -39,6 +41,7 @@ impl WebhookEvent {
             Self::Promoted => "promoted",
             Self::Overridden => "overridden",
             Self::HarmFound => "harm_found",
+            Self::StageHarmful => "stage_harmful",
             Self::RolledBack => "rolled_back",
         }
     }

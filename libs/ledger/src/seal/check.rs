@@ -12,10 +12,13 @@ impl Fact {
     /// Who signs it when no envelope comes with it; `None` for what needs no signature.
     fn signer(&self) -> Option<Holder> {
         match self {
-            Self::VerdictIssued { .. } | Self::HarmFound { .. } => Some(Holder::Evaluator),
-            Self::ApprovalGiven { .. } | Self::Promoted { .. } | Self::RolledBack { .. } => {
-                Some(Holder::Controller)
+            Self::VerdictIssued { .. } | Self::HarmFound { .. } | Self::StageEnded { .. } => {
+                Some(Holder::Evaluator)
             }
+            Self::ApprovalGiven { .. }
+            | Self::Promoted { .. }
+            | Self::RolledBack { .. }
+            | Self::StageStarted { .. } => Some(Holder::Controller),
             _ => None,
         }
     }
@@ -28,6 +31,8 @@ impl Fact {
             | Self::ApprovalGiven { seal, .. }
             | Self::Promoted { seal, .. }
             | Self::HarmFound { seal, .. }
+            | Self::StageStarted { seal, .. }
+            | Self::StageEnded { seal, .. }
             | Self::RolledBack { seal, .. } => seal.as_ref(),
             _ => None,
         }
@@ -39,6 +44,8 @@ impl Fact {
             | Self::ApprovalGiven { seal, .. }
             | Self::Promoted { seal, .. }
             | Self::HarmFound { seal, .. }
+            | Self::StageStarted { seal, .. }
+            | Self::StageEnded { seal, .. }
             | Self::RolledBack { seal, .. } => Some(seal),
             _ => None,
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tidegate_contracts::{Actor, ArtifactHash, EntryHash, GenerationId, Outcome};
 
 use super::{Envelope, SigningKey};
-use crate::{Fact, Head, PromotedBy, State};
+use crate::{Fact, Head, PromotedBy, Stage, StageEvidence, StageOutcome, StageTerms, State};
 
 const STATEMENT: &str = "https://in-toto.io/Statement/v1";
 
@@ -51,6 +51,22 @@ enum Predicate {
     },
     #[serde(rename = "https://tidegate.dev/harm/v1")]
     Harm { before: GenerationId, labels: u64, reason: String, place: Place },
+    #[serde(rename = "https://tidegate.dev/stage-start/v1")]
+    StageStart {
+        champion: GenerationId,
+        verdict: ArtifactHash,
+        stage: Stage,
+        terms: StageTerms,
+        place: Place,
+    },
+    #[serde(rename = "https://tidegate.dev/stage-end/v1")]
+    StageEnd {
+        stage: Stage,
+        outcome: StageOutcome,
+        evidence: StageEvidence,
+        reason: String,
+        place: Place,
+    },
     #[serde(rename = "https://tidegate.dev/rollback/v1")]
     Rollback { from: GenerationId, reason: String, place: Place },
 }
@@ -193,6 +209,23 @@ impl Statement {
                 let subjects = vec![subject("generation", generation.to_hex())];
                 let (before, labels, reason) = (*before, *labels, reason.clone());
                 Some(Self::new(subjects, Predicate::Harm { before, labels, reason, place }))
+            }
+            Fact::StageStarted { generation, champion, verdict, stage, terms, seal: _ } => {
+                let subjects = vec![
+                    subject("generation", generation.to_hex()),
+                    subject("verdict", verdict.to_hex()),
+                ];
+                let (champion, verdict, stage, terms) =
+                    (*champion, *verdict, *stage, terms.clone());
+                let predicate = Predicate::StageStart { champion, verdict, stage, terms, place };
+                Some(Self::new(subjects, predicate))
+            }
+            Fact::StageEnded { generation, stage, outcome, evidence, reason, seal: _ } => {
+                let subjects = vec![subject("generation", generation.to_hex())];
+                let (stage, outcome, evidence, reason) =
+                    (*stage, *outcome, *evidence, reason.clone());
+                let predicate = Predicate::StageEnd { stage, outcome, evidence, reason, place };
+                Some(Self::new(subjects, predicate))
             }
             Fact::RolledBack { to, from, reason, seal: _ } => {
                 let subjects = vec![subject("generation", to.to_hex())];

@@ -126,6 +126,13 @@ fn gist(fact: &Fact) -> String {
             format!("from {} to {}: {reason}", from.short(), to.short())
         }
         Fact::HarmFound { generation, reason, .. } => format!("{}: {reason}", generation.short()),
+        Fact::StageStarted { generation, stage, terms, .. } => {
+            let percent = 100.0 * terms.share;
+            format!("{} in {stage}, {percent:.1} % of requests", generation.short())
+        }
+        Fact::StageEnded { generation, stage, outcome, reason, .. } => {
+            format!("{} {stage} {}: {reason}", generation.short(), outcome.as_str())
+        }
         Fact::Swapped { gateway, generation, prepare } => {
             format!("{} on {gateway}, prepared in {prepare:.0}", generation.short())
         }
