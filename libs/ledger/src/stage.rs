@@ -115,8 +115,8 @@ pub struct StageEvidence {
     pub log_harm: f64,
     /// Logarithm of the evidence that it loses less than the margin.
     pub log_pass: f64,
-    /// Jensen-Shannon divergence between what the two answer, in bits: 0 where they answer each label
-    /// equally often, 1 where they share none.
+    /// Jensen and Shannon's distance between what the two answer: 0 where they give each label equally
+    /// often, 1 where they share none.
     pub drift: f64,
 }
 

@@ -42,7 +42,7 @@ pub(crate) struct HeldOut {
     position: Marks,
     rows: VecDeque<Row>,
     trained: HashSet<ExampleKey>,
-    /// The newest labels of both sides, for who watches the champion.
+    /// The newest labels of both sides, for who watches the champion or a stage.
     live: VecDeque<Row>,
     /// Where training-side contents were last.
     contents: HashMap<u128, (Partition, Offset)>,
@@ -137,11 +137,9 @@ impl HeldOut {
         let key = ExampleKey::new(&example.domain, &example.id);
         let (partition, offset) = (record.partition, record.offset);
         let row = Row { partition, offset, at, content, example };
-        if config.live.enabled {
-            self.live.push_back(row.clone());
-            if self.live.len() > config.live.max_rows {
-                self.live.pop_front();
-            }
+        self.live.push_back(row.clone());
+        if self.live.len() > config.live.max_rows {
+            self.live.pop_front();
         }
         if split == Split::Train {
             self.remember(Trained { key, content }, record, config.max_trained_ids);

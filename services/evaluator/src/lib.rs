@@ -18,6 +18,8 @@ mod held_out;
 mod judging;
 mod live;
 mod service;
+mod stages;
+mod tried;
 
 pub use config::{EvaluatorConfig, LiveConfig};
 pub use service::run;

@@ -133,18 +133,18 @@ impl Evaluator {
     }
 
     /// Both models' differences, off the runtime's threads; `None` where one of them cannot be asked.
-    async fn compared(
+    pub(crate) async fn compared(
         &mut self,
-        champion: GenerationId,
-        before: GenerationId,
+        new: GenerationId,
+        old: GenerationId,
         examples: Vec<EvalExample>,
     ) -> anyhow::Result<Option<Vec<f64>>> {
         let mut both = Vec::with_capacity(2);
-        for id in [champion, before] {
+        for id in [new, old] {
             match self.load(&id).await? {
                 Ok(loaded) => both.push(loaded),
                 Err(reason) => {
-                    tracing::warn!(generation = id.short(), reason, "is not watched");
+                    tracing::warn!(generation = id.short(), reason, "cannot be asked");
                     return Ok(None);
                 }
             }

@@ -11,7 +11,7 @@ use tidegate_model::{Device, Model, Task};
 use tidegate_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{EvaluatorConfig, held_out::HeldOut, judging::Loaded, live::Watch};
+use crate::{EvaluatorConfig, held_out::HeldOut, judging::Loaded, live::Watch, stages::Trial};
 
 /// The lease that one evaluator holds.
 const LEASE: &str = "evaluator";
@@ -37,6 +37,8 @@ pub(crate) struct Evaluator {
     pub(crate) loaded: Vec<Loaded>,
     /// Over the present champion.
     pub(crate) watch: Option<Watch>,
+    /// Of the candidate in its stage.
+    pub(crate) trial: Option<Trial>,
     pub(crate) token: u64,
 }
 
@@ -94,6 +96,7 @@ pub async fn run(
         memory: Memory::default(),
         loaded: vec![],
         watch: None,
+        trial: None,
         token: 0,
     };
     while !shutdown.is_cancelled() {
@@ -155,6 +158,9 @@ impl Evaluator {
         }
         // What curation lets through is read while there is time: a candidate waits less.
         self.held_out.catch_up(&self.stream, &self.config).await?;
+        if Box::pin(self.try_stage(&state)).await? {
+            return Ok(());
+        }
         if Box::pin(self.watch(&state)).await? {
             return Ok(());
         }

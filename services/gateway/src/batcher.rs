@@ -168,7 +168,6 @@ impl Batcher {
     }
 
     /// Texts in the queue.
-    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.shared.lock().texts
     }

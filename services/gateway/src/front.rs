@@ -11,12 +11,12 @@ use tidegate_model::{Input, MOST_FEATURES, Scores};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    batcher::Answers,
     config::GatewayConfig,
     error::Refused,
     publish::{Asked, Publisher},
     sight::Sight,
     slot::{Served, Slot},
+    staging::{Mirror, Timed},
     tensors::Output,
 };
 
@@ -37,8 +37,10 @@ pub(crate) struct Front {
     pub(crate) in_flight: TaskTracker,
     /// Set at shutdown: not ready, long streams end.
     pub(crate) draining: CancellationToken,
+    pub(crate) publisher: Publisher,
+    /// What is put to the other generation of a stage afterwards.
+    pub(crate) mirror: Mirror,
     listen: ListenConfig,
-    publisher: Publisher,
     recent: Mutex<VecDeque<Input>>,
 }
 
@@ -49,6 +51,8 @@ pub(crate) struct Question {
     /// The client's id, or one made for it.
     pub(crate) request: String,
     pub(crate) event: Option<String>,
+    /// Who asks, by their own word: in a canary they meet the same generation each time.
+    pub(crate) client: Option<String>,
     pub(crate) inputs: Vec<Input>,
     /// Whether a part that the model does not read is refused: of tensors, which the client chose by
     /// the model's metadata. Of an event, which is as it came, it is passed over.
@@ -82,6 +86,7 @@ impl Front {
             config,
             listen,
             publisher,
+            mirror: Mirror::new(),
         }
     }
 
@@ -104,7 +109,7 @@ impl Front {
         Err(Refused::UnknownModel { asked: model.to_owned(), serves: serves.clone() })
     }
 
-    /// Who answers: the champion, or a generation still held.
+    /// Who answers: the champion, the candidate that is tried, or a generation still held.
     pub(crate) fn pick(&self, model: &str, version: &str) -> Result<Arc<Served>, Refused> {
         self.check_model(model)?;
         if matches!(version, "" | "champion") {
@@ -113,14 +118,42 @@ impl Front {
                 None => Refused::NoChampion,
             });
         }
+        if version == "candidate"
+            && let Some(staged) = self.slot.staged()
+        {
+            return Ok(staged.served.clone());
+        }
         let unknown =
             || Refused::UnknownVersion { asked: version.to_owned(), held: self.slot.versions() };
         self.slot.held(version).ok_or_else(unknown)
     }
 
     /// Answers a question. The generation is picked once; all inputs go to it.
-    pub(crate) async fn ask(&self, question: Question) -> Result<Answer, Refused> {
+    pub(crate) async fn ask(&self, mut question: Question) -> Result<Answer, Refused> {
         let served = self.pick(&question.model, &question.version)?;
+        // Before anything is hashed or kept of it.
+        self.check(&served, &question)?;
+        let first = self.worth_remembering(&question.inputs[0]);
+        let answered = if let Some(staged) = self.tried(&question, &served) {
+            self.try_on(&staged, served, question).await
+        } else {
+            let noted = self.publisher.note(&question.request, &question.inputs);
+            let put = self.put(&served, &mut question, None).await;
+            put.map(|Timed { answer, .. }| {
+                let asked = Asked::of(&question);
+                let told = self.publisher.told(noted, &asked, &served, &answer.scores);
+                self.publisher.offer(told, &self.sight);
+                answer
+            })
+        };
+        if answered.is_ok() {
+            self.remember(first);
+        }
+        answered
+    }
+
+    /// Whether `served` can be asked this.
+    pub(crate) fn check(&self, served: &Served, question: &Question) -> Result<(), Refused> {
         let (texts, limit) = (question.inputs.len(), self.config.batch.queue);
         if texts > limit {
             let reason =
@@ -141,21 +174,7 @@ impl Front {
             let reason = format!("an input has {count} features: at most {MOST_FEATURES} are read");
             return Err(Refused::Invalid(reason));
         }
-        let outputs = Output::of(&served, question.outputs)?;
-        let noted = self.publisher.note(&question.request, &question.inputs);
-        let first = self.worth_remembering(&question.inputs[0]);
-        let embeds = outputs.contains(&Output::Embedding);
-        let submitted = served.batcher.submit(question.inputs, question.deadline, embeds);
-        let Answers { scores, embeddings } = submitted.await?;
-        self.remember(first);
-        let asked = Asked {
-            request: &question.request,
-            event: question.event.as_deref(),
-            came: question.came,
-            traced: question.traced,
-        };
-        self.publisher.offer(noted, &asked, &served, &scores, &self.sight);
-        Ok(Answer { served, scores, outputs, embeddings })
+        Ok(())
     }
 
     /// What of an input is kept to warm with.

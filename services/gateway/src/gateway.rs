@@ -106,6 +106,7 @@ impl Gateway {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let (topic, sight) = (self.predictions.clone(), self.front.sight.clone());
         tasks.spawn(publish(self.sink.clone(), topic, outgoing, sight, stop.clone()));
+        tasks.spawn(self.front.clone().mirror(stop.clone()));
         let (swaps, announced) = mpsc::unbounded_channel();
         let mut announcing = JoinSet::new();
         announcing.spawn(announce(self.ledger.clone(), config.name.clone(), announced));
@@ -122,6 +123,7 @@ impl Gateway {
             health: self.health.clone(),
             swaps,
             refused: None,
+            unfit: None,
             retiring: JoinSet::new(),
         };
         let mut retiring = keeper.keep(&shutdown).await;

@@ -8,6 +8,14 @@ pub(crate) fn authorization(metadata: &MetadataMap) -> Option<&str> {
     metadata.get("authorization")?.to_str().ok()
 }
 
+/// Who asks, by their own word: any string that stays the same for a client.
+pub(crate) const CLIENT: &str = "x-tidegate-client";
+
+/// The [`CLIENT`] header.
+pub(crate) fn client(metadata: &MetadataMap) -> Option<String> {
+    Some(metadata.get(CLIENT)?.to_str().ok()?.to_owned())
+}
+
 /// The trace the caller is in.
 pub(crate) fn traceparent(metadata: &MetadataMap) -> impl Iterator<Item = (&str, &[u8])> {
     ["traceparent", "tracestate"]

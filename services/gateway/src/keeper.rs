@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::Utc;
 use futures::{StreamExt as _, stream::BoxStream};
 use tidegate_contracts::{ArtifactHash, GenerationId, Millis};
 use tidegate_ledger::{Entry, Fact, GenerationState, Ledger, LedgerError, State};
@@ -24,6 +25,7 @@ use crate::{
     health::Health,
     prepare::Preparer,
     slot::{Served, retire},
+    staging::Staged,
 };
 
 /// Pauses between tries.
@@ -45,6 +47,8 @@ pub(crate) struct Keeper {
     pub(crate) swaps: mpsc::UnboundedSender<Swap>,
     /// What cannot be served as it is.
     pub(crate) refused: Option<Wanted>,
+    /// What cannot be tried as it is.
+    pub(crate) unfit: Option<Wanted>,
     /// Generations that wait for their last request.
     pub(crate) retiring: JoinSet<()>,
 }
@@ -114,11 +118,12 @@ impl Keeper {
         };
         champions.follow(&state);
         let Some(champion) = state.champion() else { return Next::Wait };
+        self.end_stage(&state);
         let wanted = Wanted::of(&state, champion);
         let serving = self.front.slot.champion();
         if serving.is_some_and(|serving| serving.id == champion) {
             self.say_whole();
-            return Next::Wait;
+            return self.follow_stage(&state).await;
         }
         if self.refused == Some(wanted) {
             return Next::Wait;
@@ -135,9 +140,81 @@ impl Keeper {
                 self.install(served, started.elapsed()).await;
                 self.refused = None;
                 self.say_whole();
-                Next::Wait
+                // A stage may be on.
+                Next::Again
             }
             Err(error) => self.cannot_serve(wanted, &error, &state).await,
+        }
+    }
+
+    /// Tries nobody whom the ledger does not have in this stage; what has become the champion stays until
+    /// it serves.
+    fn end_stage(&mut self, state: &State) {
+        let Some(staged) = self.front.slot.staged() else { return };
+        let id = staged.served.id;
+        let stands = state
+            .staged()
+            .is_some_and(|(one, running)| one.id == id && running.stage == staged.stage);
+        let waits = state.champion() == Some(id)
+            && self.front.slot.champion().is_none_or(|serving| serving.id != id);
+        // Between two stages it is kept, so that the next one begins at once.
+        let between = state.candidate().is_some_and(|one| {
+            one.id == id
+                && one.state == GenerationState::Candidate
+                && Some(staged.champion) == state.champion()
+        });
+        if between && !stands {
+            if staged.until <= Instant::now() {
+                return;
+            }
+            let over = Staged { until: Instant::now(), ..staged.as_ref().clone() };
+            drop(staged);
+            return drop(self.front.slot.stage(over));
+        }
+        if !stands && !waits {
+            drop(staged);
+            if let Some(old) = self.front.slot.unstage() {
+                tracing::info!(generation = old.id.short(), "is not tried any more");
+                self.retire(old);
+            }
+        }
+    }
+
+    /// Prepares the candidate that the ledger has in a stage, as for a swap, and tries it.
+    async fn follow_stage(&mut self, state: &State) -> Next {
+        let Some((one, running)) = state.staged() else { return Next::Wait };
+        let (generation, stage) = (one.id, running.stage);
+        let now = self.front.slot.staged();
+        if now.is_some_and(|now| now.served.id == generation && now.stage == stage) {
+            return Next::Wait;
+        }
+        let wanted = Wanted::of(state, generation);
+        let Ok(left) = (running.terms.until - Utc::now()).to_std() else { return Next::Wait };
+        if self.unfit == Some(wanted) {
+            return Next::Wait;
+        }
+        let until = Instant::now() + left;
+        match self.prepare(wanted).await {
+            Ok(served) => {
+                let (champion, share) = (running.champion, running.terms.share);
+                let staged = Staged { served, champion, stage, share, until };
+                for old in self.front.slot.stage(staged) {
+                    self.retire(old);
+                }
+                tracing::info!(generation = generation.short(), %stage, share, "is tried");
+                // The stage may have ended meanwhile.
+                Next::Again
+            }
+            Err(error) => {
+                let (generation, will_retry) = (generation.short(), error.may_heal());
+                tracing::error!(generation, %error, will_retry, "the candidate is not tried here");
+                self.front.sight.swap_failed(error.result());
+                if will_retry {
+                    return Next::Retry;
+                }
+                self.unfit = Some(wanted);
+                Next::Wait
+            }
         }
     }
 
@@ -240,7 +317,7 @@ impl Keeper {
     }
 }
 
-/// Tells when the ledger may have another champion.
+/// Tells when the ledger may have another champion, or another candidate in a stage.
 struct Champions {
     ledger: Ledger,
     entries: Option<BoxStream<'static, Result<Entry, LedgerError>>>,
@@ -263,7 +340,16 @@ impl Champions {
         loop {
             match entries.next().await {
                 Some(Ok(entry)) => {
-                    if matches!(entry.fact, Fact::Promoted { .. } | Fact::RolledBack { .. }) {
+                    // Who serves, and who is tried.
+                    if matches!(
+                        entry.fact,
+                        Fact::Promoted { .. }
+                            | Fact::RolledBack { .. }
+                            | Fact::StageStarted { .. }
+                            | Fact::StageEnded { .. }
+                            | Fact::CandidateRejected { .. }
+                            | Fact::CandidateRegistered { .. }
+                    ) {
                         return;
                     }
                 }

@@ -49,6 +49,7 @@ mod publish;
 mod rest;
 mod sight;
 mod slot;
+mod staging;
 mod tensors;
 
 #[cfg(test)]

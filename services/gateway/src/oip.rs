@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 use crate::{
     error::Refused,
     front::{Answer, Front, Question, deadline, request_id},
-    grpc::{authorization, timeout, traceparent},
+    grpc::{authorization, client, timeout, traceparent},
     slot::Served,
     tensors::{Asking, Output},
 };
@@ -109,6 +109,7 @@ impl OpenInference {
             version: request.model_version,
             request: request_id(&request.id),
             event: None,
+            client: client(metadata),
             inputs: asking.inputs,
             exact: true,
             outputs: asking.outputs,

@@ -15,7 +15,7 @@ use tracing::Instrument as _;
 use crate::{
     error::Refused,
     front::{Answer, Front, Question, deadline},
-    grpc::{authorization, timeout, traceparent},
+    grpc::{authorization, client, timeout, traceparent},
 };
 
 /// Events of one stream that are asked about at a time.
@@ -25,8 +25,9 @@ const STREAM_WINDOW: usize = 32;
 pub(crate) struct Predictor(pub(crate) Arc<Front>);
 
 /// What holds for a call, or for all events of a stream.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Call {
+    client: Option<String>,
     deadline: Option<Instant>,
     traced: bool,
 }
@@ -45,6 +46,7 @@ impl Predict for Predictor {
         let span = tracing::info_span!("predict_event");
         trace_context::continue_trace(&span, traceparent(&metadata));
         let call = Call {
+            client: client(&metadata),
             deadline: deadline(came, [timeout(&metadata), None]),
             traced: traceparent(&metadata).next().is_some(),
         };
@@ -70,13 +72,14 @@ impl Predict for Predictor {
         let (metadata, _, events) = request.into_parts();
         self.0.authorize(authorization(&metadata)).map_err(Refused::from)?;
         let call = Call {
+            client: client(&metadata),
             deadline: deadline(Instant::now(), [timeout(&metadata), None]),
             traced: traceparent(&metadata).next().is_some(),
         };
         let (front, draining) = (self.0.clone(), self.0.draining.clone());
         let in_flight = front.in_flight.token();
         let answer = move |(number, event): (usize, PredictEventRequest)| {
-            let front = front.clone();
+            let (front, call) = (front.clone(), call.clone());
             async move {
                 let came = Instant::now();
                 let answered = patiently(&front, event, call).await;
@@ -129,6 +132,7 @@ async fn predict(
         version: request.model_version,
         request: uuid::Uuid::now_v7().to_string(),
         event: Some(id.clone()),
+        client: call.client.clone(),
         inputs: vec![input],
         exact: false,
         outputs: vec![],
@@ -146,7 +150,7 @@ async fn patiently(
     call: Call,
 ) -> Result<(String, Answer), Refused> {
     loop {
-        match predict(front, request.clone(), call).await {
+        match predict(front, request.clone(), call.clone()).await {
             Err(Refused::Full { retry, .. }) => tokio::time::sleep(retry).await,
             answered => return answered,
         }

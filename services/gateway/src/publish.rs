@@ -11,7 +11,7 @@ use tidegate_telemetry::trace_context;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::PredictionsConfig, sight::Sight, slot::Served};
+use crate::{config::PredictionsConfig, front::Question, sight::Sight, slot::Served};
 
 /// Records sent at a time.
 const BURST: usize = 256;
@@ -33,6 +33,30 @@ pub(crate) struct Publisher {
 /// Which inputs of a request are published, noted before the model takes them.
 pub(crate) struct Noted(Vec<(usize, String)>);
 
+/// One input's answer, ready to be queued.
+pub(crate) struct Told {
+    index: usize,
+    sampled: bool,
+    outgoing: Outgoing,
+}
+
+impl Told {
+    /// The input's place in its request.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Whether it is in the share that is published anyhow.
+    pub(crate) fn is_sampled(&self) -> bool {
+        self.sampled
+    }
+
+    /// Says what the other generation said.
+    pub(crate) fn stamp(&mut self, staged: v1::Staged) {
+        self.outgoing.prediction.staged = Some(staged);
+    }
+}
+
 impl Publisher {
     pub(crate) fn new(config: &PredictionsConfig) -> (Self, mpsc::Receiver<Outgoing>) {
         let (queue, outgoing) = mpsc::channel(config.queue);
@@ -42,8 +66,12 @@ impl Publisher {
     /// Draws the sample and notes the inputs' digests.
     pub(crate) fn note(&self, request: &str, inputs: &[Input]) -> Noted {
         let chosen = inputs.iter().enumerate().filter(|(index, _)| self.chosen(request, *index));
-        let digest = |input: &Input| blake3::hash(&input.canonical()).to_hex().to_string();
         Noted(chosen.map(|(index, input)| (index, digest(input))).collect())
+    }
+
+    /// The same without drawing: a stage rests on all that both were asked.
+    pub(crate) fn note_all(inputs: &[Input]) -> Noted {
+        Noted(inputs.iter().map(digest).enumerate().collect())
     }
 
     /// By a hash of the request's id, so that a retry is sampled like the first try.
@@ -58,17 +86,16 @@ impl Publisher {
         f64::from(u32::from_le_bytes(drawn)) < self.share * (f64::from(u32::MAX) + 1.0)
     }
 
-    /// Queues what was noted, now that it is answered; drops and counts what does not fit.
-    pub(crate) fn offer(
+    /// What was noted, now that it is answered.
+    pub(crate) fn told(
         &self,
         noted: Noted,
         asked: &Asked<'_>,
         served: &Served,
         scores: &[Scores],
-        sight: &Sight,
-    ) {
+    ) -> Vec<Told> {
         let many = scores.len() > 1;
-        for (index, input_digest) in noted.0 {
+        let tell = |(index, input_digest): (usize, String)| {
             let scores = &scores[index];
             let request_id =
                 if many { format!("{}/{index}", asked.request) } else { asked.request.to_owned() };
@@ -83,13 +110,27 @@ impl Publisher {
                 latency_ms: asked.came.elapsed().as_secs_f64() * 1e3,
                 input_digest,
                 value: served.value(scores),
+                staged: None,
             };
             let trace = if asked.traced { trace_context::inject() } else { Vec::new() };
-            if self.queue.try_send(Outgoing { prediction, trace }).is_err() {
+            let sampled = self.chosen(asked.request, index);
+            Told { index, sampled, outgoing: Outgoing { prediction, trace } }
+        };
+        noted.0.into_iter().map(tell).collect()
+    }
+
+    /// Queues these; drops and counts what does not fit.
+    pub(crate) fn offer(&self, told: impl IntoIterator<Item = Told>, sight: &Sight) {
+        for one in told {
+            if self.queue.try_send(one.outgoing).is_err() {
                 sight.predictions.with_label_values(&["dropped"]).inc();
             }
         }
     }
+}
+
+fn digest(input: &Input) -> String {
+    blake3::hash(&input.canonical()).to_hex().to_string()
 }
 
 /// What a prediction says about the request it answers.
@@ -98,6 +139,17 @@ pub(crate) struct Asked<'a> {
     pub(crate) event: Option<&'a str>,
     pub(crate) came: std::time::Instant,
     pub(crate) traced: bool,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn of(question: &'a Question) -> Self {
+        Self {
+            request: &question.request,
+            event: question.event.as_deref(),
+            came: question.came,
+            traced: question.traced,
+        }
+    }
 }
 
 /// Sends what is queued until `stop`, then what is left, as far as Kafka takes it in time.

@@ -20,6 +20,7 @@ use tidegate_contracts::{CODE_VERSION, proto::inference::model_metadata_response
 use crate::{
     error::Refused,
     front::{Answer, Front, Question, deadline, request_id},
+    grpc::CLIENT,
     inputs::{Column, Declared, check_inputs, rows},
     oip::SERVER,
     tensors::Output,
@@ -229,6 +230,7 @@ async fn answer(
         version: target.version,
         request: request_id(&request.id),
         event: None,
+        client: headers.get(CLIENT).and_then(|client| Some(client.to_str().ok()?.to_owned())),
         inputs: inputs(request)?,
         exact: true,
         outputs,

@@ -3,6 +3,7 @@ use std::{sync::Arc, time::Duration};
 
 use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec};
 use tidegate_contracts::GenerationId;
+use tidegate_ledger::Stage;
 use tidegate_telemetry::metrics::{SECONDS, counter, gauge, histogram};
 use tonic::Code;
 
@@ -22,6 +23,7 @@ pub(crate) struct Sight {
     pub(crate) predictions: IntCounterVec,
     swaps: IntCounterVec,
     prepare: Histogram,
+    staged: IntCounterVec,
     degraded: Gauge,
     serving: GaugeVec,
 }
@@ -69,6 +71,13 @@ impl Sight {
                 "tidegate_gateway_swap_prepare_seconds",
                 "Time to fetch, verify, build, warm and compare a generation before it serves.",
             ),
+            staged: counter(
+                "tidegate_gateway_staged_total",
+                "Requests of a stage, by stage and result: paired (both answered), failed (the other \
+                 did not), fell_back (the champion answered in the candidate's place), dropped (too \
+                 much to do to ask the other).",
+                &["stage", "result"],
+            ),
             degraded: gauge(
                 "tidegate_gateway_degraded",
                 "1 while the ledger's champion cannot be served and another generation answers.",
@@ -113,6 +122,11 @@ impl Sight {
     /// A generation was not taken into service.
     pub(crate) fn swap_failed(&self, result: &str) {
         self.swaps.with_label_values(&[result]).inc();
+    }
+
+    /// One request of a stage.
+    pub(crate) fn staged(&self, stage: Stage, result: &str) {
+        self.staged.with_label_values(&[stage.as_str(), result]).inc();
     }
 
     pub(crate) fn set_degraded(&self, degraded: bool) {

@@ -1,11 +1,11 @@
 //! Who serves: one atomic pointer, read once by each request.
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tidegate_contracts::{Class, GenerationId};
 use tidegate_model::Scores;
 
-use crate::batcher::Batcher;
+use crate::{batcher::Batcher, staging::Staged};
 
 /// A generation that answers.
 ///
@@ -56,12 +56,14 @@ struct Lineup(Vec<Arc<Served>>);
 /// The gateway's slot. Many read it; only the keeper writes it.
 pub(crate) struct Slot {
     lineup: ArcSwap<Lineup>,
+    /// Who is tried beside the champion.
+    staged: ArcSwapOption<Staged>,
     held: usize,
 }
 
 impl Slot {
     pub(crate) fn new(held: usize) -> Self {
-        Self { lineup: ArcSwap::default(), held }
+        Self { lineup: ArcSwap::default(), staged: ArcSwapOption::empty(), held }
     }
 
     /// Who answers a request that names no version.
@@ -71,12 +73,39 @@ impl Slot {
 
     /// Who answers a request that names this version.
     pub(crate) fn held(&self, version: &str) -> Option<Arc<Served>> {
-        self.lineup.load().0.iter().find(|served| served.name == version).cloned()
+        let held = self.lineup.load().0.iter().find(|served| served.name == version).cloned();
+        let staged = || Some(self.staged()?.served.clone()).filter(|one| one.name == version);
+        held.or_else(staged)
     }
 
-    /// Every version that answers, the champion first.
+    /// Who is tried beside the champion.
+    pub(crate) fn staged(&self) -> Option<Arc<Staged>> {
+        self.staged.load_full()
+    }
+
+    /// Tries a candidate from the next request on. It takes the place of the oldest that is held, so that
+    /// a stage needs no more memory than a swap. Returns those that have lost theirs.
+    pub(crate) fn stage(&self, staged: Staged) -> Vec<Arc<Served>> {
+        let before = self.lineup.load_full();
+        let mut lineup = before.0.clone();
+        let retired = lineup.split_off(lineup.len().min((self.held - 1).max(1)));
+        self.lineup.store(Arc::new(Lineup(lineup)));
+        let replaced = self.staged.swap(Some(Arc::new(staged)));
+        retired.into_iter().chain(replaced.map(|one| one.served.clone())).collect()
+    }
+
+    /// Tries nobody any more. Returns who was.
+    pub(crate) fn unstage(&self) -> Option<Arc<Served>> {
+        self.staged.swap(None).map(|one| one.served.clone())
+    }
+
+    /// Every version that answers, the champion first and who is tried last.
     pub(crate) fn versions(&self) -> Vec<String> {
-        self.lineup.load().0.iter().map(|served| served.name.clone()).collect()
+        let mut versions: Vec<String> =
+            self.lineup.load().0.iter().map(|served| served.name.clone()).collect();
+        let staged = self.staged().map(|staged| staged.served.name.clone());
+        versions.extend(staged.filter(|name| !versions.contains(name)));
+        versions
     }
 
     /// Makes `served` the champion from the next request on. Returns those that have lost their

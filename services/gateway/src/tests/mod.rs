@@ -165,11 +165,12 @@ impl House {
     pub(crate) async fn guarded(config: GatewayConfig, listen: ListenConfig) -> Self {
         let (publisher, predictions) = Publisher::new(&config.predictions);
         let front = Arc::new(Front::new(config, listen, publisher));
+        let shutdown = CancellationToken::new();
+        tokio::spawn(front.clone().mirror(shutdown.clone()));
         let (health, mut routes) = (Health::new(), RoutesBuilder::default());
         doors(&front, &health, &mut routes);
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let grpc = socket.local_addr().unwrap();
-        let shutdown = CancellationToken::new();
         let server = tokio::spawn(
             Server::builder().add_routes(routes.routes()).serve_with_incoming_shutdown(
                 TcpIncoming::from(socket).with_nodelay(Some(true)),
