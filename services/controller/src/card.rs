@@ -323,7 +323,14 @@ impl Card<'_> {
         let mut body = Body::default();
         if !self.one.overridden.is_empty() {
             let waived = escaped(&self.one.overridden.join(", "));
-            body.item("Promoted by override", format!("its verdict blocked it; waived: {waived}"));
+            body.item("Promoted by override", format!("it was blocked; waived: {waived}"));
+        }
+        for stage in &self.one.stages {
+            let said = stage.ended.as_ref().map_or_else(
+                || "runs, or was given up".to_owned(),
+                |end| format!("{}: {}", end.outcome.as_str(), escaped(&end.reason)),
+            );
+            body.item(&format!("Tried in {}", stage.stage), said);
         }
         body.item_if("Harm found while it served", self.one.harm.as_deref().map(escaped));
         let Some(verdict) = self.verdict else {

@@ -84,7 +84,7 @@ impl Desk {
         let state = self.ledger.state().await?;
         let one = find::generation(&state, id)?;
         let manifest = self.manifest(one).await;
-        let mut generation = described(one, manifest.as_ref());
+        let mut generation = self.with_progress(one, described(one, manifest.as_ref())).await;
         let log = match &manifest {
             Some(manifest) => self.search(one, manifest).await,
             None => None,
@@ -222,7 +222,19 @@ impl Desk {
 
     /// A generation with what its manifest says, as far as that can be read.
     pub(crate) async fn described(&self, one: &GenerationRecord) -> v1::Generation {
-        described(one, self.manifest(one).await.as_ref())
+        let described = described(one, self.manifest(one).await.as_ref());
+        self.with_progress(one, described).await
+    }
+
+    async fn with_progress(
+        &self,
+        one: &GenerationRecord,
+        mut generation: v1::Generation,
+    ) -> v1::Generation {
+        if let Some(progress) = self.stage_progress(one).await {
+            view::progress(&mut generation, progress);
+        }
+        generation
     }
 
     async fn described_if(&self, one: Option<&GenerationRecord>) -> Option<v1::Generation> {

@@ -10,7 +10,7 @@ use tidegate_ledger::{
 
 use crate::{
     ControllerError, PolicyConfig,
-    desk::{Answer, Desk},
+    desk::Desk,
     policy::{Gate, gate},
 };
 
@@ -188,12 +188,14 @@ pub(crate) fn due_stage(state: &State, policy: &PolicyConfig, now: DateTime<Utc>
 }
 
 impl Desk {
-    /// The evidence of the stage that runs, as the evaluator keeps it.
-    pub(crate) async fn stage_progress(&self, state: &State) -> Answer<Option<StageProgress>> {
-        let Some((one, running)) = state.staged() else { return Ok(None) };
-        let bytes = self.ledger.get_state(STAGE_PROGRESS).await?;
-        let kept = bytes.and_then(|bytes| serde_json::from_slice::<StageProgress>(&bytes).ok());
-        Ok(kept.filter(|kept| kept.generation == one.id && kept.stage == running.stage))
+    /// What the stage that `one` is in has seen, as the evaluator keeps it; `None`, with a log line, when it
+    /// cannot be had.
+    pub(crate) async fn stage_progress(&self, one: &GenerationRecord) -> Option<StageProgress> {
+        let running = one.stages.last().filter(|stage| stage.ended.is_none())?;
+        let kept = self.ledger.get_state(STAGE_PROGRESS).await;
+        let kept = kept.inspect_err(|error| tracing::warn!(%error, "a stage is shown as it began"));
+        let kept = serde_json::from_slice::<StageProgress>(&kept.ok()??).ok()?;
+        Some(kept).filter(|kept| kept.generation == one.id && kept.stage == running.stage)
     }
 }
 

@@ -4,7 +4,9 @@ use tidegate_contracts::{
     JobKind,
     proto::{timestamp, v1},
 };
-use tidegate_ledger::{Entry, GenerationRecord, JobRecord, JobState};
+use tidegate_ledger::{
+    Entry, GenerationRecord, JobRecord, JobState, StageEvidence, StageProgress, StageRecord,
+};
 
 /// Every kind of job, in the order they are shown.
 pub(crate) const KINDS: [JobKind; 3] = [JobKind::HotUpdate, JobKind::ColdStart, JobKind::Transfer];
@@ -66,6 +68,54 @@ pub(crate) fn generation(record: &GenerationRecord) -> v1::Generation {
         verdict: record.verdict.as_ref().map(|v| v.id.to_string()).unwrap_or_default(),
         search_json: String::new(),
         overridden: record.overridden.clone(),
+        stages: record.stages.iter().map(|one| stage(record, one)).collect(),
+    }
+}
+
+fn stage(of: &GenerationRecord, record: &StageRecord) -> v1::Stage {
+    let end = record.ended.as_ref();
+    let mut stage = v1::Stage {
+        generation: of.id.to_string(),
+        stage: record.stage.to_string(),
+        champion: record.champion.to_string(),
+        share: record.terms.share,
+        started_at: at(record.started_at),
+        earliest: at(record.terms.earliest),
+        until: at(record.terms.until),
+        outcome: end.map(|end| end.outcome.as_str().to_owned()).unwrap_or_default(),
+        reason: end.map(|end| end.reason.clone()).unwrap_or_default(),
+        ended_at: end.and_then(|end| at(end.at)),
+        ..v1::Stage::default()
+    };
+    if let Some(end) = end {
+        seen(&mut stage, &end.evidence);
+    }
+    stage
+}
+
+fn seen(stage: &mut v1::Stage, evidence: &StageEvidence) {
+    let StageEvidence {
+        requests,
+        errors,
+        agreed,
+        slow,
+        labels,
+        better,
+        worse,
+        log_harm,
+        log_pass,
+        drift,
+    } = *evidence;
+    (stage.requests, stage.errors, stage.agreed, stage.slow) = (requests, errors, agreed, slow);
+    (stage.labels, stage.better, stage.worse) = (labels, better, worse);
+    (stage.log_harm, stage.log_pass, stage.drift) = (log_harm, log_pass, drift);
+}
+
+/// Adds what a stage that runs has seen.
+pub(crate) fn progress(generation: &mut v1::Generation, progress: StageProgress) {
+    if let Some(stage) = generation.stages.last_mut() {
+        seen(stage, &progress.evidence);
+        stage.waits = progress.waits;
     }
 }
 
@@ -82,7 +132,7 @@ pub(crate) fn verdict(record: &GenerationRecord) -> Option<v1::Verdict> {
         issued_at: at(verdict.issued_at),
         document_json: String::new(),
         suite_digest: verdict.digest.map(|id| id.to_string()).unwrap_or_default(),
-        waivable: verdict.waivable.clone().unwrap_or_default(),
+        waivable: record.waivable().unwrap_or_default(),
     })
 }
 

@@ -3,6 +3,7 @@ mod house;
 
 use house::{House, Labels};
 use tidegate_contracts::{CheckState, JobKind, Outcome};
+use tidegate_ledger::StageOutcome;
 use tidegate_model::{Device, Input, Model};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,5 +125,40 @@ async fn a_champion_that_is_as_good_is_left_alone() {
     // The next verdict comes after the watch has looked.
     house.until_watched(400).await;
     assert_eq!(house.harm(&second).await, None);
+    evaluator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_ends_by_itself_in_harm_and_in_a_pass() {
+    let house = House::build().await;
+    let evaluator = house.start_with(house::BLIND);
+    house.publish(0..400, Labels::True).await;
+    let sound = house.train(JobKind::ColdStart, 0..400, None).await;
+    house.verdict(&sound).await;
+    house.promote(&sound).await;
+    house.publish(400..800, Labels::Flipped).await;
+    let bad = house.train(JobKind::HotUpdate, 400..800, Some(&sound)).await;
+    house.verdict(&bad).await;
+    // No request is needed to see what it does to labels.
+    house.shadow(&bad, 1_000, 0).await;
+    house.publish(800..1_000, Labels::True).await;
+    let end = house.until_ended(&bad).await;
+    assert_eq!(end.outcome, StageOutcome::Harmful, "{}", end.reason);
+    assert!(end.reason.contains("labels") && end.evidence.log_harm > 2.9, "{end:?}");
+    house.set_aside(&bad).await;
+
+    let good = house.train(JobKind::HotUpdate, 800..1_000, Some(&sound)).await;
+    house.verdict(&good).await;
+    house.shadow(&good, 60, 100).await;
+    house.pairs(&good, 30).await;
+    // Killed in between, it goes on from what it had.
+    evaluator.stop().await;
+    let evaluator = house.start_with(house::BLIND);
+    house.pairs(&good, 30).await;
+    house.publish(1_000..1_300, Labels::True).await;
+    let end = house.until_ended(&good).await;
+    assert_eq!(end.outcome, StageOutcome::Passed, "{}", end.reason);
+    assert_eq!((end.evidence.requests, end.evidence.agreed, end.evidence.errors), (60, 60, 0));
+    assert!(end.evidence.labels >= 100, "{end:?}");
     evaluator.stop().await;
 }

@@ -106,6 +106,8 @@ pub(crate) enum Command {
         #[arg(long, requires = "id")]
         card: bool,
     },
+    /// How candidates were tried on live requests before they were promoted, newest first.
+    Stages,
     /// What the evaluator found.
     Verdicts {
         /// Show this one whole: an id or a prefix.

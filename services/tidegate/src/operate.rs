@@ -170,6 +170,14 @@ pub(crate) async fn run(global: &Global, command: Command) -> anyhow::Result<Exi
                 search_log(&log)?;
             }
         }
+        Command::Stages => {
+            let request = v1::ListGenerationsRequest { limit: 50 };
+            let all = client.list_generations(request).await?.into_inner().generations;
+            let stages: Vec<v1::Stage> =
+                all.into_iter().flat_map(|one| one.stages.into_iter().rev()).collect();
+            let header = ["generation", "stage", "outcome", "began", "requests", "labels", "why"];
+            print(format, &stages, &header, stages.iter().map(stage_row).collect())?;
+        }
         Command::Verdicts { id: None } => {
             let request = v1::ListVerdictsRequest { limit: 50 };
             let all = client.list_verdicts(request).await?.into_inner().verdicts;
@@ -229,9 +237,13 @@ async fn status(global: &Global, client: &mut Client) -> anyhow::Result<()> {
     let running: Vec<String> =
         view.active_jobs.iter().map(|job| format!("{} {}", job.kind, job.state)).collect();
     let verdict = view.candidate_verdict.as_ref().map(|v| v.outcome.clone()).unwrap_or_default();
+    let tried = view.candidate.as_ref().map(|one| stages(&one.stages)).unwrap_or_default();
     let fields = [
         ("champion", name(view.champion.as_ref())),
-        ("candidate", format!("{} {verdict}", name(view.candidate.as_ref()))),
+        (
+            "candidate",
+            format!("{} {verdict} {tried}", name(view.candidate.as_ref())).trim().to_owned(),
+        ),
         ("jobs", running.join(", ")),
         ("promotions", view.promotions.to_string()),
         ("blocked", view.blocked.to_string()),
@@ -282,6 +294,15 @@ fn generation_row(one: &v1::Generation) -> Vec<String> {
     ]
 }
 
+/// `shadow passed, canary runs`.
+fn stages(all: &[v1::Stage]) -> String {
+    let one = |one: &v1::Stage| {
+        let outcome = if one.outcome.is_empty() { "runs" } else { &one.outcome };
+        format!("{} {outcome}", one.stage)
+    };
+    all.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
 fn generation_fields(one: &v1::Generation) -> Vec<(&'static str, String)> {
     vec![
         ("generation", one.id.clone()),
@@ -295,7 +316,25 @@ fn generation_fields(one: &v1::Generation) -> Vec<(&'static str, String)> {
             one.approvals.iter().map(|a| a.approver.clone()).collect::<Vec<_>>().join(", "),
         ),
         ("overridden", one.overridden.join(", ")),
+        ("stages", stages(&one.stages)),
         ("manifest", one.manifest_json.clone()),
+    ]
+}
+
+fn stage_row(one: &v1::Stage) -> Vec<String> {
+    let why = match one.outcome.as_str() {
+        "" if one.waits.is_empty() => String::new(),
+        "" => format!("waits for {}", one.waits.join("; ")),
+        _ => one.reason.clone(),
+    };
+    vec![
+        short(&one.generation),
+        format!("{} {:.1} %", one.stage, 100.0 * one.share),
+        if one.outcome.is_empty() { "runs".to_owned() } else { one.outcome.clone() },
+        time(one.started_at.as_ref()),
+        format!("{}, {} failed, {} alike", one.requests, one.errors, one.agreed),
+        format!("{}, {} better, {} worse", one.labels, one.better, one.worse),
+        why,
     ]
 }
 

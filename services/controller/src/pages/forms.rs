@@ -119,7 +119,7 @@ fn approvals(one: &GenerationRecord, now: DateTime<Utc>) -> Markup {
 fn yes_or_no(desk: &Desk, state: &Ledger, one: &GenerationRecord, gate: &Gate) -> Markup {
     let action = format!("/generations/{}", one.id);
     let verdict = one.verdict.as_ref().map(|verdict| verdict.id.to_hex()).unwrap_or_default();
-    let asks = matches!(gate, Gate::Asks { .. });
+    let asks = matches!(gate, Gate::Asks { .. } | Gate::Staged { .. });
     let asker = state.job(&one.job).map(|job| job.requested_by.as_str());
     let asker = asker.filter(|asker| asks && asker.starts_with("operator:"));
     html! {
@@ -134,6 +134,7 @@ fn yes_or_no(desk: &Desk, state: &Ledger, one: &GenerationRecord, gate: &Gate) -
             }
             p.dim {
                 @if !asks { "It cannot be approved as it stands: see above. " }
+                @if let Gate::Staged { .. } = gate { "Approved, it is promoted without what is left of its stages. " }
                 @if let Some(asker) = asker { (asker) " asked for this job, so another person approves it. " }
                 @if one.kind == tidegate_contracts::JobKind::HotUpdate {
                     "After a rejection its window is set aside: hot updates go on behind it, and the next cold start reads it."
@@ -176,7 +177,7 @@ pub(super) fn overridden(one: &GenerationRecord) -> Markup {
     html! {
         @if !one.overridden.is_empty() {
             p.refusal role="note" {
-                b { "Promoted by override. " } "Its verdict blocked it; "
+                b { "Promoted by override. " } "It was blocked; "
                 (by.join(" and ")) " waived " (one.overridden.join(", ")) "."
             }
         }

@@ -13,7 +13,7 @@ use tidegate_contracts::{Manifest, SearchLog};
 use tidegate_ledger::{GenerationRecord, State as Ledger};
 
 use super::{
-    Frame, forms, inside, verdict,
+    Frame, forms, inside, stages, verdict,
     words::{amount, badge, gate, link, plain, when},
 };
 use crate::{
@@ -58,6 +58,7 @@ pub(super) async fn show(
         Some(manifest) => (desk.diagnosis(one, manifest).await, desk.search(one, manifest).await),
         None => (None, None),
     };
+    let stage = desk.stage_progress(one).await;
     let stands = policy::gate(&state, one, &desk.config.policy, now);
     let body = html! {
         h1 { "Generation " code { (one.id.short()) } " " (badge(one.state.as_str())) }
@@ -68,6 +69,7 @@ pub(super) async fn show(
         section {
             h2 { "Decision" }
             (gate(&stands.words(), one))
+            (stages::view(one, stage.as_ref(), now))
             (forms::decisions(&desk, &caller, &state, one, now))
         }
         @match &document {

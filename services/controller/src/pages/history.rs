@@ -3,7 +3,10 @@ use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use tidegate_ledger::{GenerationRecord, GenerationState, State};
 
-use super::words::{badge, link, plain, when};
+use super::{
+    stages,
+    words::{badge, link, plain, when},
+};
 
 /// Generations shown at once.
 pub(super) const SHOWN: usize = 30;
@@ -49,7 +52,7 @@ pub(super) fn view(state: &State, all: bool, now: DateTime<Utc>) -> Markup {
 
 fn item(row: &Row<'_>, now: DateTime<Utc>) -> Markup {
     let one = row.one;
-    let why = one.verdict.as_ref().and_then(|verdict| verdict.reasons.first());
+    let why = one.blocked_by().into_iter().next();
     let lane = if row.on_line { "main" } else { "side" };
     let up = if row.up { "up" } else { "" };
     let down = if row.down { "down" } else { "" };
@@ -64,6 +67,7 @@ fn item(row: &Row<'_>, now: DateTime<Utc>) -> Markup {
                     @match &one.parent { Some(parent) => (link(parent)), None => "nothing" }
                     ", " (when(one.registered_at, now))
                     @if let Some(at) = one.promoted_at { " · promoted " (when(at, now)) }
+                    (stages::gist(one))
                     @if one.quarantined { " · window set aside" }
                 }
                 @if let Some(why) = why { p.why { (why) } }

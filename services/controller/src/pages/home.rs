@@ -6,10 +6,12 @@ use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use serde::Deserialize;
 use tidegate_contracts::{JobKind, Verdict};
-use tidegate_ledger::{GenerationRecord, GenerationState, JobRecord, JobState, State as Ledger};
+use tidegate_ledger::{
+    GenerationRecord, GenerationState, JobRecord, JobState, StageProgress, State as Ledger,
+};
 
 use super::{
-    Frame, chart, forms, history, verdict,
+    Frame, chart, forms, history, stages, verdict,
     words::{badge, fact, gate, link, plain, when},
 };
 use crate::{
@@ -61,6 +63,8 @@ struct Search {
 struct Sight<'a> {
     desk: &'a Desk,
     state: &'a Ledger,
+    /// Of the candidate in a stage.
+    stage: Option<StageProgress>,
     now: DateTime<Utc>,
 }
 
@@ -70,8 +74,12 @@ pub(super) async fn show(
     caller: Caller,
 ) -> Answer<Response> {
     let state = desk.ledger.state().await?;
-    let sight = Sight { desk: &desk, state: &state, now: Utc::now() };
     let candidate = state.candidate();
+    let stage = match candidate {
+        Some(one) => desk.stage_progress(one).await,
+        None => None,
+    };
+    let sight = Sight { desk: &desk, state: &state, stage, now: Utc::now() };
     let judged = candidate.or_else(|| sight.last_judged());
     let document = match judged.filter(|one| one.verdict.is_some()) {
         Some(one) => Some(desk.document(one).await),
@@ -154,6 +162,9 @@ impl<'a> Sight<'a> {
             (Some(Gate::Open), _) => {
                 ("busy", "A candidate passed and is being promoted".to_owned())
             }
+            (Some(Gate::Staged { stage, .. }), _) => {
+                ("busy", format!("A candidate passed the gate and is tried in {stage}"))
+            }
             (_, Some(job)) => {
                 let does = if job.state == JobState::Running { "trains" } else { "is asked for" };
                 ("busy", format!("A {} {does}", plain(job.kind.as_str())))
@@ -230,6 +241,7 @@ impl<'a> Sight<'a> {
                 h2 { @if waits { "Candidate " } @else { "Last verdict, on " } (link(&one.id)) " " (badge(one.state.as_str())) }
                 @if let Some(Ok(document)) = document { (verdict::summary(document, self.gate(one).is_undecided())) }
                 (gate(&self.gate(one).words(), one))
+                (stages::view(one, self.stage.as_ref(), self.now))
                 @if self.asks(one) { (forms::decisions(self.desk, caller, self.state, one, self.now)) }
                 @else if waits { p { "Nothing is asked of you now. It can be rejected on " a href=(format!("/generations/{}", one.id)) { "its own page" } "." } }
                 @match document {

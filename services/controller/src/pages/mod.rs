@@ -10,6 +10,7 @@ mod jobs;
 mod ledger;
 mod session;
 mod slices;
+mod stages;
 mod verdict;
 mod words;
 

@@ -7,9 +7,9 @@ use tidegate_ledger::GenerationRecord;
 /// A state as a coloured word with a sign, for those who do not see the colour.
 pub(super) fn badge(state: &str) -> Markup {
     let (tone, sign) = match state {
-        "pass" | "auto_promote" | "succeeded" | "champion" => ("good", "✓"),
-        "fail" | "blocked" | "rejected" | "failed" | "error" => ("bad", "✗"),
-        "needs_approval" | "inconclusive" | "insufficient" => ("ask", "?"),
+        "pass" | "passed" | "auto_promote" | "succeeded" | "champion" => ("good", "✓"),
+        "fail" | "harmful" | "blocked" | "rejected" | "failed" | "error" => ("bad", "✗"),
+        "needs_approval" | "undecided" | "inconclusive" | "insufficient" => ("ask", "?"),
         "rolled_back" => ("bad", "↩"),
         "running" | "candidate" => ("busy", "•"),
         _ => ("", "–"),
@@ -22,12 +22,12 @@ pub(super) fn plain(name: &str) -> String {
     name.replace('_', " ")
 }
 
-/// What the gate says of a generation, and the verdict's reasons.
+/// What the gate says of a generation, and the reasons of its verdict or of the stage that blocks it.
 pub(super) fn gate(words: &str, one: &GenerationRecord) -> Markup {
-    let reasons = one.verdict.as_ref().map_or(&[][..], |verdict| &verdict.reasons);
+    let reasons = one.blocked_by();
     html! {
         p { b { "The gate: " } (words) "." }
-        @if !reasons.is_empty() { ul.reasons { @for reason in reasons { li { (reason) } } } }
+        @if !reasons.is_empty() { ul.reasons { @for reason in &reasons { li { (reason) } } } }
     }
 }
 

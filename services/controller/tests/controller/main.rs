@@ -8,5 +8,6 @@ mod http;
 mod overrides;
 mod pages;
 mod signed;
+mod stages;
 mod verdict;
 mod webhooks;

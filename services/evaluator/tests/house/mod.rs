@@ -5,16 +5,18 @@ use std::{
 };
 
 use chrono::Utc;
+use prost::Message as _;
 use tidegate_contracts::{
     Class, ContentType, Curated, Event, GenerationId, JobId, JobKind, Offset, Partition,
-    SourcePosition, Split, Verdict, Window,
+    SourcePosition, Split, Verdict, Window, proto::v1,
 };
 use tidegate_evaluator::EvaluatorConfig;
 use tidegate_learning::{
     CheckpointDir, Example, Job, NoObserver, Recipe, StartingPoint, manifest, train,
 };
 use tidegate_ledger::{
-    ArtifactStore, ArtifactsConfig, Author, Fact, Ledger, LedgerConfig, PromotedBy,
+    ArtifactStore, ArtifactsConfig, Author, Fact, Ledger, LedgerConfig, PromotedBy, STAGE_PROGRESS,
+    Stage, StageEnd, StageProgress, StageTerms,
 };
 use tidegate_model::{Device, WEIGHTS};
 use tidegate_stream::{EmbeddedBroker, EmbeddedConfig, Message, Stream, StreamConfig};
@@ -238,6 +240,72 @@ impl House {
                 return;
             }
             assert!(Instant::now() < deadline, "not watched in time: {watch}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Puts a judged candidate into the shadow, and waits until the evaluator looks.
+    pub(crate) async fn shadow(&self, generation: &GenerationId, requests: u64, labels: u64) {
+        let state = self.ledger.state().await.unwrap();
+        let verdict = state.generation(generation).unwrap().verdict.clone().unwrap();
+        let now = Utc::now();
+        let terms = StageTerms {
+            share: 1.0,
+            earliest: now,
+            until: now + chrono::Duration::hours(1),
+            requests,
+            labels,
+            margin: 0.1,
+            alpha: 0.05,
+            errors: 0.2,
+            latency: 5.0,
+        };
+        let champion = verdict.champion.unwrap();
+        let (generation, verdict, stage) = (*generation, verdict.id, Stage::Shadow);
+        let seal = None;
+        self.append(Fact::StageStarted { generation, champion, verdict, stage, terms, seal }).await;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let kept = self.ledger.get_state(STAGE_PROGRESS).await.unwrap();
+            let kept = kept.and_then(|bytes| serde_json::from_slice::<StageProgress>(&bytes).ok());
+            if kept.is_some_and(|kept| kept.generation == generation) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "nobody looks at the stage");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What a gateway tells of requests that both answered alike.
+    pub(crate) async fn pairs(&self, candidate: &GenerationId, count: usize) {
+        let topic = &self.stream.topics().predictions;
+        let told = |_| {
+            let staged = v1::Staged {
+                stage: "shadow".to_owned(),
+                candidate: candidate.to_hex(),
+                other: candidate.to_hex(),
+                label: "ham".to_owned(),
+                answered_ms: 1.0,
+                other_ms: 1.5,
+                ..v1::Staged::default()
+            };
+            let label = "ham".to_owned();
+            let told = v1::Prediction { label, staged: Some(staged), ..v1::Prediction::default() };
+            Message::new(topic, told.encode_to_vec())
+        };
+        self.stream.sink().unwrap().send_all((0..count).map(told).collect()).await.unwrap();
+    }
+
+    /// Waits for the end of the stage.
+    pub(crate) async fn until_ended(&self, generation: &GenerationId) -> StageEnd {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let state = self.ledger.state().await.unwrap();
+            let stages = &state.generation(generation).unwrap().stages;
+            if let Some(end) = stages.last().and_then(|stage| stage.ended.clone()) {
+                return end;
+            }
+            assert!(Instant::now() < deadline, "the stage has not ended in time");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -1,6 +1,7 @@
 //! Doors and slot over real sockets, with models whose answers can be foreseen.
 mod doors;
 mod rest;
+mod stages;
 mod swap;
 
 use std::{
@@ -46,6 +47,8 @@ pub(crate) struct Toy {
     labels: Vec<Class>,
     /// Where it answers with numbers.
     levels: Option<Levels>,
+    /// Whether it fails at everything.
+    broken: bool,
     open: Mutex<bool>,
     opened: Condvar,
     /// Texts of each batch.
@@ -65,7 +68,15 @@ impl Toy {
     fn with(number: u16, open: bool) -> Arc<Self> {
         let labels = [format!("label-{number}"), "other".to_owned()].map(Class::new).into();
         let (open, opened) = (Mutex::new(open), Condvar::new());
-        Arc::new(Self { number, labels, levels: None, open, opened, batches: Mutex::default() })
+        let (levels, batches) = (None, Mutex::default());
+        Arc::new(Self { number, labels, levels, broken: false, open, opened, batches })
+    }
+
+    /// Answers nothing, at once.
+    pub(crate) fn broken(number: u16) -> Arc<Self> {
+        let mut toy = Arc::into_inner(Self::new(number)).unwrap();
+        toy.broken = true;
+        Arc::new(toy)
     }
 
     /// Says 10 with the probability of its number, and 20 else.
@@ -111,6 +122,9 @@ impl Forward for Toy {
     fn forward(&self, inputs: &[Input]) -> Result<Vec<Result<Scores, String>>, String> {
         let texts = inputs.iter().map(|input| input.texts().into_owned()).collect();
         self.batches.lock().unwrap().push(texts);
+        if self.broken {
+            return Err("broken on purpose".to_owned());
+        }
         drop(self.opened.wait_while(self.open.lock().unwrap(), |open| !*open).unwrap());
         assert!(inputs.iter().all(|input| input.texts() != "panic"), "asked to panic");
         let likely = Self::probability(self.number);
