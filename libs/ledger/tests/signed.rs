@@ -7,7 +7,8 @@ use made::{candidate, operator};
 use tidegate_contracts::{Actor, ArtifactHash, GenerationId, Outcome};
 use tidegate_ledger::{
     ArtifactStore, ArtifactsConfig, Author, Consent, Entry, Envelope, Fact, Holder, KeysConfig,
-    Ledger, LedgerConfig, LedgerError, PromotedBy, audit, audit_at_rest,
+    Ledger, LedgerConfig, LedgerError, PromotedBy, Stage, StageEvidence, StageOutcome, StageTerms,
+    audit, audit_at_rest,
     seal::{self, SigningKey},
 };
 
@@ -204,6 +205,54 @@ async fn what_the_services_signed_holds_at_one_place_of_the_ledger() {
         seal,
     };
     house.refused(&operator(), again, "is not this Promoted").await;
+}
+
+#[tokio::test]
+async fn a_stage_is_begun_by_the_controller_and_ended_by_the_evaluator_alone() {
+    let house = House::build().await;
+    let (first, verdict) = candidate(&house.ledger, &house.artifacts, Outcome::AutoPromote).await;
+    let promoted = Fact::promotion(first, None, verdict, PromotedBy::Policy);
+    house.write(&operator(), promoted).await.unwrap();
+    let (generation, verdict) =
+        candidate(&house.ledger, &house.artifacts, Outcome::AutoPromote).await;
+    let now = Utc::now();
+    let terms = StageTerms {
+        share: 0.1,
+        earliest: now,
+        until: now + TimeDelta::hours(1),
+        requests: 1,
+        labels: 0,
+        margin: 0.02,
+        alpha: 0.01,
+        errors: 0.02,
+        latency: 2.0,
+    };
+    let (champion, stage) = (first, Stage::Canary);
+    let started = Fact::StageStarted { generation, champion, verdict, stage, terms, seal: None };
+    let started = house.write(&operator(), started).await.unwrap().fact;
+    let ended = |outcome, seal| Fact::StageEnded {
+        generation,
+        stage,
+        outcome,
+        evidence: StageEvidence { requests: 1, ..StageEvidence::default() },
+        reason: "seen".to_owned(),
+        seal,
+    };
+    let by_controller = ended(StageOutcome::Passed, started.seal().cloned());
+    house.refused(&operator(), by_controller, "signed by the controller, who may not").await;
+    let harmful = house.write(&operator(), ended(StageOutcome::Harmful, None)).await.unwrap();
+    // What the evaluator said of one stage says nothing of the next.
+    let (next, verdict) = candidate(&house.ledger, &house.artifacts, Outcome::AutoPromote).await;
+    let Fact::StageStarted { terms, .. } = started else { unreachable!() };
+    let started =
+        Fact::StageStarted { generation: next, champion, verdict, stage, terms, seal: None };
+    house.write(&operator(), started).await.unwrap();
+    let Fact::StageEnded { outcome, evidence, reason, seal, .. } = harmful.fact else {
+        unreachable!()
+    };
+    let again = Fact::StageEnded { generation: next, stage, outcome, evidence, reason, seal };
+    house.refused(&operator(), again, "is not this StageEnded").await;
+    assert_eq!(house.faults().await, Vec::<String>::new());
 }
 
 /// Writes an entry into the file as one would who can write there and has no key.
