@@ -41,6 +41,23 @@ OPTIONAL = {
     },
 }
 
+# What a list holds that is empty by default; strings, where it is not said here.
+ITEMS = {
+    "controller.policy.stages": {
+        "stage": "",
+        "share": 0.0,
+        "at_least": "",
+        "at_most": "",
+        "requests": 0,
+        "labels": 0,
+        "margin": 0.0,
+        "alpha": 0.0,
+        "errors": 0.0,
+        "latency": 0.0,
+        "kinds": [],
+    },
+}
+
 
 def schema_of(value, path):
     if value is None:
@@ -56,7 +73,7 @@ def schema_of(value, path):
     if isinstance(value, str):
         return {"type": "string"}
     if isinstance(value, list):
-        items = schema_of(value[0], path) if value else {"type": "string"}
+        items = schema_of(value[0] if value else ITEMS.get(path, ""), path)
         return {"type": "array", "items": items}
     inner = {key: f"{path}.{key}" if path else key for key in value}
     properties = {

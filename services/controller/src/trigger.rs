@@ -63,7 +63,10 @@ impl Look<'_> {
             Gate::Asks { given, .. } => {
                 let hold = i64::try_from(self.config.lag_trigger.hold_s).unwrap_or(i64::MAX);
                 let issued = candidate.verdict.as_ref().map(|verdict| verdict.issued_at);
-                let waited = issued.map(|at| (self.now - at).num_seconds());
+                let ended =
+                    candidate.stages.iter().filter_map(|stage| Some(stage.ended.as_ref()?.at));
+                let waited = issued.into_iter().chain(ended).max();
+                let waited = waited.map(|at| (self.now - at).num_seconds());
                 given > 0 || waited.is_none_or(|waited| waited < hold)
             }
             Gate::Settled(_) | Gate::Stale { .. } | Gate::Overridable { .. } => false,

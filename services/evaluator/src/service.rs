@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long to wait for an entry before the stream is looked at again.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// The same while a candidate answers clients: harm is to end soon.
+const LOOK_AT_STAGE: Duration = Duration::from_millis(500);
+
 /// What an evaluator that holds the lease works with.
 pub(crate) struct Evaluator {
     pub(crate) config: EvaluatorConfig,
@@ -166,7 +169,8 @@ impl Evaluator {
         }
         let mut entries = self.ledger.watch(state.head().seq + 1);
         // Labels come without an entry.
-        if let Ok(Some(entry)) = tokio::time::timeout(LOOK, entries.next()).await {
+        let look = if self.trial.is_some() { LOOK_AT_STAGE } else { LOOK };
+        if let Ok(Some(entry)) = tokio::time::timeout(look, entries.next()).await {
             entry?;
         }
         Ok(())

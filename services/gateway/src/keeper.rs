@@ -15,7 +15,9 @@ use std::{
 use chrono::Utc;
 use futures::{StreamExt as _, stream::BoxStream};
 use tidegate_contracts::{ArtifactHash, GenerationId, Millis};
-use tidegate_ledger::{Entry, Fact, GenerationState, Ledger, LedgerError, State};
+use tidegate_ledger::{
+    Entry, Fact, GenerationRecord, GenerationState, Ledger, LedgerError, StageOutcome, State,
+};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -157,19 +159,21 @@ impl Keeper {
             .is_some_and(|(one, running)| one.id == id && running.stage == staged.stage);
         let waits = state.champion() == Some(id)
             && self.front.slot.champion().is_none_or(|serving| serving.id != id);
-        // Between two stages it is kept, so that the next one begins at once.
-        let between = state.candidate().is_some_and(|one| {
+        let same = |one: &&GenerationRecord| {
             one.id == id
                 && one.state == GenerationState::Candidate
                 && Some(staged.champion) == state.champion()
-        });
-        if between && !stands {
-            if staged.until <= Instant::now() {
-                return;
+        };
+        if let Some(one) = state.candidate().filter(same).filter(|_| !stands) {
+            // It is kept, so that the next stage, or its promotion, is instant. What it has passed goes on
+            // until then: its clients do not go back to the champion for a moment.
+            let last = one.stages.last().and_then(|stage| stage.ended.as_ref());
+            let passed = last.is_some_and(|end| end.outcome == StageOutcome::Passed);
+            if !passed && staged.until > Instant::now() {
+                let over = Staged { until: Instant::now(), ..staged.as_ref().clone() };
+                drop(self.front.slot.stage(over));
             }
-            let over = Staged { until: Instant::now(), ..staged.as_ref().clone() };
-            drop(staged);
-            return drop(self.front.slot.stage(over));
+            return;
         }
         if !stands && !waits {
             drop(staged);

@@ -52,7 +52,8 @@ async fn policy_promotes_what_has_passed_its_stages_in_order() {
     assert_eq!(house.state().await.champion(), Some(first.id));
     end(&house, next.id, Stage::Canary, StageOutcome::Passed).await;
     house.until("it is promoted", |state| state.champion() == Some(next.id)).await;
-    let stages = &house.state().await.generation(&next.id).unwrap().stages;
+    let state = house.state().await;
+    let stages = &state.generation(&next.id).unwrap().stages;
     assert!(stages.iter().all(|one| one.ended.is_some()) && stages.len() == 2);
 
     // A cold start goes through the first alone.
