@@ -221,7 +221,7 @@ mod tests {
         for (wrong, said) in [
             (json!([{"stage": "mirror"}]), "unknown variant `mirror`"),
             (json!([{"stage": "shadow", "shares": 1}]), "shares"),
-            (json!([{"share": 0.0}]), "policy.stages[0].share is 0"),
+            (json!([{"share": 0.0}]), "policy.stages [0].share is 0"),
             (json!([{}, {"stage": "canary", "errors": 0.0}]), "[1].errors is 0"),
             (json!([{"at_least": "2h", "at_most": "1h"}]), "[0].at_most"),
             (json!([{"at_most": "500000years"}]), "beyond any date"),
