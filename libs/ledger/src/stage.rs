@@ -165,8 +165,8 @@ impl GenerationRecord {
     /// The stage that found harm.
     #[must_use]
     pub fn harmful_stage(&self) -> Option<(&StageRecord, &StageEnd)> {
-        let ended = self.stages.iter().filter_map(|one| Some((one, one.ended.as_ref()?)));
-        ended.into_iter().find(|(_, end)| end.outcome == StageOutcome::Harmful)
+        let mut ended = self.stages.iter().filter_map(|one| Some((one, one.ended.as_ref()?)));
+        ended.find(|(_, end)| end.outcome == StageOutcome::Harmful)
     }
 
     /// What an override of this one must waive: the checks that its verdict names, or the stage that
