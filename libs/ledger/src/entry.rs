@@ -2,8 +2,8 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::{
-    Actor, ArtifactHash, Domain, EntryHash, GenerationId, JobId, JobKind, Millis, Outcome, Verdict,
-    Window,
+    Actor, ArtifactHash, Domain, EntryHash, GenerationId, JobId, JobKind, LineEvidence, Millis,
+    Outcome, Sha256, Verdict, Window,
 };
 
 use crate::Envelope;
@@ -96,6 +96,12 @@ pub enum Fact {
         /// Of a blocked one, the checks that an override must waive; absent where nobody may.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         waivable: Option<Vec<String>>,
+        /// Frozen data of the suite that was asked.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        queried: Vec<Sha256>,
+        /// What the error budget of the line of candidates says of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        line: Option<LineEvidence>,
         /// The evaluator's signature.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seal: Option<Envelope>,
@@ -202,6 +208,7 @@ impl Fact {
     #[must_use]
     pub fn verdict(document: &Verdict, id: ArtifactHash) -> Self {
         let suite = &document.suite;
+        let asked = document.frozen.iter().filter(|one| one.not_asked.is_none());
         Self::VerdictIssued {
             generation: document.generation,
             champion: document.champion,
@@ -211,6 +218,8 @@ impl Fact {
             reasons: document.reasons.iter().take(REASONS).cloned().collect(),
             digest: Some(suite.digest),
             waivable: document.waivable(),
+            queried: asked.map(|one| one.sha256.clone()).collect(),
+            line: document.line.clone(),
             seal: None,
         }
     }

@@ -479,6 +479,8 @@ mod tests {
             },
             seconds: 1.0,
             environment: std::collections::BTreeMap::default(),
+            frozen: vec![],
+            line: None,
             golden: vec![],
         }
     }

@@ -122,6 +122,8 @@ fn verdict(
         },
         seconds: 0.0,
         environment: BTreeMap::new(),
+        frozen: vec![],
+        line: None,
         golden: vec![],
     }
 }

@@ -49,6 +49,8 @@ pub(crate) fn document(state: &State, one: &GenerationRecord, outcome: Outcome) 
         },
         seconds: 8.4,
         environment: [("cpus".to_owned(), "2".to_owned())].into(),
+        frozen: vec![],
+        line: None,
         golden: vec![],
     }
 }
