@@ -132,7 +132,10 @@ pub struct CheckResult {
     pub layer: Layer,
     /// What was measured, e.g. `accuracy`.
     pub metric: String,
-    /// On which examples, e.g. `overall`, `earlier`, `format=html`.
+    /// The suite's frozen data that it asked; held-out examples of the stream when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    /// On which examples, e.g. `overall`, `earlier`, `format=html`, `past-2026q3: overall`.
     pub slice: String,
     /// What happens when it does not pass.
     pub severity: Severity,

@@ -217,6 +217,7 @@ fn no_leak(evidence: &Evidence<'_>) -> CheckResult {
         id: NO_LEAK.to_owned(),
         layer: tidegate_contracts::Layer::Quality,
         metric: "leaked_ids".to_owned(),
+        data: None,
         slice: "all".to_owned(),
         severity: Severity::Block,
         state,

@@ -438,4 +438,20 @@ mod tests {
         let again: Entry = serde_json::from_slice(&named.to_bytes()).unwrap();
         assert_eq!(again, named);
     }
+
+    #[test]
+    fn a_verdict_from_before_frozen_data_keeps_its_bytes_and_one_that_asked_some_says_so() {
+        let hash = ArtifactHash::of(b"x").to_hex();
+        let old = serde_json::json!({
+            "type": "VerdictIssued", "generation": hash, "champion": null, "verdict": hash,
+            "suite": "s 1", "outcome": "blocked", "reasons": ["r"], "digest": hash,
+        });
+        let mut fact: Fact = serde_json::from_value(old.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&fact).unwrap(), old);
+        let Fact::VerdictIssued { queried, .. } = &mut fact else { unreachable!() };
+        queried.push("0f".repeat(32).parse().unwrap());
+        let again: Fact = serde_json::from_value(serde_json::to_value(&fact).unwrap()).unwrap();
+        assert_eq!(again, fact);
+        assert_ne!(serde_json::to_value(&fact).unwrap(), old);
+    }
 }

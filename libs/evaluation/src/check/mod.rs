@@ -89,6 +89,7 @@ fn blank(check: &Check, level: f64) -> CheckResult {
         id: check.id.clone(),
         layer: check.layer,
         metric: check.metric.as_str().to_owned(),
+        data: check.data.clone(),
         slice: check.place(),
         severity: check.severity,
         state: CheckState::Error,

@@ -98,6 +98,7 @@ fn verdict(
             id: "accuracy".into(),
             layer: Layer::Quality,
             metric: "accuracy".into(),
+            data: None,
             slice: "overall".into(),
             severity: Severity::Block,
             state,
