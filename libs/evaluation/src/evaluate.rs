@@ -138,7 +138,7 @@ fn examine(
     memory: &mut Memory,
     meter: &EnergyMeter,
 ) -> Result<Examined, EvaluationError> {
-    let stream = of.suite.only(None);
+    let stream = of.suite.of_stream();
     let evidence = Evidence::gather(Evaluation { suite: &stream, ..*of }, memory, meter)?;
     let prepared: Vec<_> = of.frozen.iter().map(|set| set.prepare(of)).collect();
     let mut opened = Vec::new();

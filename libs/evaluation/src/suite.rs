@@ -465,6 +465,12 @@ impl Suite {
         &self.data
     }
 
+    /// The same suite without the checks that ask frozen data, for who has none.
+    #[must_use]
+    pub fn of_stream(&self) -> Self {
+        self.only(None)
+    }
+
     /// The same suite with those checks alone that ask this frozen data, or the stream.
     pub(crate) fn only(&self, data: Option<&str>) -> Self {
         let mut one = self.clone();

@@ -213,11 +213,11 @@ fn groups_are_chosen_inside_frozen_data() {
     let asked = Asked::new("tier: open", checks);
     let verdict = asked.verdict(&good(), &good());
     let html = asked.set.data.in_group("format", "html");
-    assert_eq!((check(&verdict, "html").n, html), (134, 134));
+    assert_eq!((check(&verdict, "html").n, html), (133, 133));
     for id in ["html", "gap", "noise"] {
         assert_eq!(check(&verdict, id).state, CheckState::Pass, "{:?}", check(&verdict, id));
     }
-    assert_eq!(asked.suite.lint(50, &[(*asked.set.data).clone()])[1].n, 134);
+    assert_eq!(asked.suite.lint(50, &[(*asked.set.data).clone()])[1].n, 133);
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn a_gate_shows_rounded_values_and_only_those_that_are_better_than_before() {
     let step = 0.5 * (high - low) / (2.0 * 1.644_853_6);
     let value = shown.candidate.unwrap();
     assert!((value - exact.candidate.unwrap()).abs() <= step && value != exact.candidate.unwrap());
-    assert!(((value / step).round() - value / step).abs() < 1e-6, "{value} in steps of {step}");
+    assert!(((value / step).round() - value / step).abs() < 1e-4, "{value} in steps of {step}");
     asked.follow(&first);
 
     // Worse, and as good: the same is shown.
