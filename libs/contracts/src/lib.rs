@@ -18,6 +18,7 @@
 pub mod config;
 mod curated;
 mod event;
+mod frozen;
 mod ids;
 mod manifest;
 mod net;
@@ -29,6 +30,7 @@ mod window;
 
 pub use curated::Curated;
 pub use event::{ContentType, Event, EventError, FeatureValue, LateLabel, MAX_RECORD_BYTES, Part};
+pub use frozen::{FrozenUse, LineEvidence, PastScore, Sha256, Tier};
 pub use ids::{
     Actor, ArtifactHash, Class, Domain, EntryHash, EventId, GenerationId, IdError, JobId, JobKind,
     Split,

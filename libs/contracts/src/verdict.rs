@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ArtifactHash, Class, Domain, EventId, GenerationId, GramsCo2e, JobId, JobKind, Joules, Part,
-    Window,
+    ArtifactHash, Class, Domain, EventId, FrozenUse, GenerationId, GramsCo2e, JobId, JobKind,
+    Joules, LineEvidence, Part, Window,
 };
 
 /// What the evaluator concludes. It has no right to promote: the controller applies policy.
@@ -132,7 +132,10 @@ pub struct CheckResult {
     pub layer: Layer,
     /// What was measured, e.g. `accuracy`.
     pub metric: String,
-    /// On which examples, e.g. `overall`, `earlier`, `format=html`.
+    /// The suite's frozen data that it asked; held-out examples of the stream when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    /// On which examples, e.g. `overall`, `earlier`, `format=html`, `past-2026q3: overall`.
     pub slice: String,
     /// What happens when it does not pass.
     pub severity: Severity,
@@ -324,6 +327,12 @@ pub struct Verdict {
     pub changed: Vec<Changed>,
     /// What it was judged on.
     pub data: DataEvidence,
+    /// The suite's frozen data.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frozen: Vec<FrozenUse>,
+    /// What the error budget of the line of candidates says of this one; absent without a champion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<LineEvidence>,
     /// What the evaluation itself used.
     pub energy: EnergyEvidence,
     /// Seconds the evaluation took.
@@ -377,6 +386,7 @@ mod tests {
         });
         let read: Verdict = serde_json::from_value(old.clone()).unwrap();
         assert!(read.slices.is_empty() && read.changed.is_empty() && read.suite.about.is_empty());
+        assert!(read.frozen.is_empty() && read.line.is_none());
         assert_eq!(serde_json::to_value(&read).unwrap(), old);
     }
 }

@@ -93,6 +93,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }),
             anchor: None,
             examples: &examples,
+            frozen: &[],
             window_labels: &labels,
             trained: &HashSet::new(),
             window: &manifest.window,

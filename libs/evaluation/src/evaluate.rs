@@ -3,18 +3,19 @@ use std::{borrow::Cow, collections::BTreeMap, time::Instant};
 
 use chrono::Utc;
 use tidegate_contracts::{
-    ArtifactHash, CODE_VERSION, CheckResult, CheckState, DataEvidence, EnergyEvidence,
-    GenerationId, Golden, JobId, JobKind, NO_LEAK, Outcome, Part, Severity, SuiteRef, Verdict,
-    Window,
+    ArtifactHash, CODE_VERSION, CheckResult, CheckState, DataEvidence, EnergyEvidence, FrozenUse,
+    GenerationId, Golden, JobId, JobKind, LineEvidence, NO_LEAK, Outcome, Part, Severity, SuiteRef,
+    Verdict, Window,
 };
 use tidegate_model::Input;
 use tidegate_telemetry::energy::{Energy, EnergyMeter, carbon_at, grid_intensity};
 
 use crate::{
-    EvalExample, Evaluation, EvaluationError, ExampleKey, Memory, NearCopy,
+    Check, EvalExample, Evaluation, EvaluationError, ExampleKey, FrozenSet, Memory, NearCopy,
     check::{self, Judged},
     evidence::{Evidence, digest},
     judge::effect,
+    line,
     slices::Picture,
     stats::{benjamini_hochberg, holm, nearest_rank, wilson},
     suite::{COPIES, NEAR_COPIES},
@@ -28,8 +29,8 @@ const GOLDEN_PART_BYTES: usize = 16 << 10;
 
 /// Share of the held-out examples that may be copies before a person is asked.
 const MOST_COPIES: f64 = 0.1;
-/// Near copies that a reason names at most.
-const SHOWN_COPIES: usize = 5;
+/// Near copies, and leaked ids of one data set, that a reason names at most.
+const SHOWN: usize = 5;
 
 /// Judges a candidate. Never fails: what cannot be measured blocks, and says why. `memory` spares
 /// the models what they have answered before; an empty one changes nothing but the time.
@@ -45,7 +46,7 @@ pub fn evaluate(of: &Evaluation<'_>, memory: &mut Memory) -> Verdict {
     let meter = EnergyMeter::detect();
     let stretch = meter.start();
     let examined = examine(of, [copied, given], memory, &meter);
-    let (checks, picture, golden, mut environment) = match examined {
+    let Examined { checks, picture, golden, mut environment, frozen, line } = match examined {
         Ok(examined) => examined,
         Err(error) => {
             let refusal = Refusal::of(of, error.to_string());
@@ -78,6 +79,8 @@ pub fn evaluate(of: &Evaluation<'_>, memory: &mut Memory) -> Verdict {
             window: of.window.clone(),
             leaked: leaked(&checks),
         },
+        frozen,
+        line,
         checks,
         slices: picture.slices,
         changed: picture.changed,
@@ -88,19 +91,9 @@ pub fn evaluate(of: &Evaluation<'_>, memory: &mut Memory) -> Verdict {
     }
 }
 
-/// Held-out examples that the candidate or the champion reads: what one of them reads, the other is
-/// held against. Where numbers are answered, those that have one.
+/// Held-out examples that can be asked.
 fn read_by_any<'a>(of: &Evaluation<'a>) -> Cow<'a, [EvalExample]> {
-    let champion = of.champion.map(|champion| champion.predictor);
-    let numbers = of.answers_numbers();
-    let reads = |example: &EvalExample| {
-        let input = &example.input;
-        if numbers && example.label.number().is_none() {
-            return false;
-        }
-        of.candidate.predictor.reads(input) || champion.is_some_and(|model| model.reads(input))
-    };
-    only(of.examples, reads)
+    only(of.examples, |example| of.reads(example))
 }
 
 /// Held-out examples but for those that say what was learnt under another id: they tell nothing of a
@@ -108,7 +101,7 @@ fn read_by_any<'a>(of: &Evaluation<'a>) -> Cow<'a, [EvalExample]> {
 /// What was learnt under its own id stays: that is a leak, and [`no_leak`] looks for it here.
 fn not_learnt<'a>(of: &Evaluation<'a>) -> Cow<'a, [EvalExample]> {
     only(of.examples, |example| {
-        let key = ExampleKey::new(&example.domain, &example.id);
+        let key = ExampleKey::of(example);
         of.trained.contains(&key) || !of.copies.same.contains(&key)
     })
 }
@@ -129,7 +122,15 @@ fn only(examples: &[EvalExample], reads: impl Fn(&EvalExample) -> bool) -> Cow<'
     Cow::Owned(examples.iter().filter(|example| reads(example)).cloned().collect())
 }
 
-type Examined = (Vec<CheckResult>, Picture, Vec<Golden>, BTreeMap<String, String>);
+/// What a verdict says of what was asked.
+struct Examined {
+    checks: Vec<CheckResult>,
+    picture: Picture,
+    golden: Vec<Golden>,
+    environment: BTreeMap<String, String>,
+    frozen: Vec<FrozenUse>,
+    line: Option<LineEvidence>,
+}
 
 fn examine(
     of: &Evaluation<'_>,
@@ -137,10 +138,30 @@ fn examine(
     memory: &mut Memory,
     meter: &EnergyMeter,
 ) -> Result<Examined, EvaluationError> {
-    let evidence = Evidence::gather(*of, memory, meter)?;
-    let judged: Vec<Judged> =
-        of.suite.checks().iter().map(|check| check::run(check, &evidence)).collect();
-    let mut checks = by_chance(judged);
+    let stream = of.suite.of_stream();
+    let evidence = Evidence::gather(Evaluation { suite: &stream, ..*of }, memory, meter)?;
+    let prepared: Vec<_> = of.frozen.iter().map(|set| set.prepare(of)).collect();
+    let mut opened = Vec::new();
+    for one in &prepared {
+        opened.push(match one {
+            Ok(one) => Ok(one.open(of, memory, meter)?),
+            Err(closed) => Err(closed),
+        });
+    }
+    let judge = |check: &Check| {
+        let Some(id) = &check.data else { return check::run(check, &evidence) };
+        let at = of.frozen.iter().position(|set| set.data.entry().id == *id);
+        match at.map(|at| &opened[at]) {
+            Some(Ok(evidence)) => check::run(check, evidence),
+            Some(Err(closed)) => check::closed(check, of, closed.state, &closed.why),
+            None => check::closed(check, of, CheckState::Error, "its frozen data was not read"),
+        }
+    };
+    let mut checks = by_chance(of.suite.checks().iter().map(judge).collect());
+    let frozen = of.frozen.iter().zip(&opened);
+    let frozen = frozen
+        .map(|(set, one)| set.used(one.as_ref().map_err(|closed| *closed), &checks, of.suite));
+    let frozen = frozen.collect();
     checks.push(no_leak(&evidence));
     checks.push(copies(&evidence, copied as u64, given as u64));
     checks.push(near_copies(&evidence));
@@ -152,7 +173,8 @@ fn examine(
     if let Some(left_out) = picture.left_out() {
         facts.insert("sample.slices".to_owned(), left_out);
     }
-    Ok((checks, picture, golden(of)?, facts))
+    let line = line::evidence_of(&evidence);
+    Ok(Examined { checks, picture, golden: golden(of)?, environment: facts, frozen, line })
 }
 
 /// Says of what failed how probable that would be by chance, so many checks being made at once
@@ -174,14 +196,28 @@ fn by_chance(judged: Vec<Judged>) -> Vec<CheckResult> {
     judged.into_iter().map(say).collect()
 }
 
-/// Asked of every candidate, whatever the suite says: an evaluation on what was learnt is none.
+/// Asked of every candidate, whatever the suite says: an evaluation on what was learnt is none. Frozen
+/// data that is not asked is looked at too: it may be asked tomorrow.
 fn no_leak(evidence: &Evidence<'_>) -> CheckResult {
-    let leaked = evidence.leaked;
+    let of = &evidence.of;
+    let mut frozen = String::new();
+    let mut leaked = evidence.leaked;
+    for set in of.frozen {
+        let learnt = set.leaked(of);
+        leaked += learnt.len() as u64;
+        if !learnt.is_empty() {
+            let ids: Vec<&str> = learnt.iter().take(SHOWN).map(|one| one.id.as_str()).collect();
+            let (entry, count) = (set.data.entry(), learnt.len());
+            frozen += &format!("; {count} of {} of frozen data `{}` ", entry.rows, entry.id);
+            frozen += &format!("({})", ids.join(", "));
+        }
+    }
     let state = if leaked == 0 { CheckState::Pass } else { CheckState::Fail };
     CheckResult {
         id: NO_LEAK.to_owned(),
         layer: tidegate_contracts::Layer::Quality,
         metric: "leaked_ids".to_owned(),
+        data: None,
         slice: "all".to_owned(),
         severity: Severity::Block,
         state,
@@ -190,20 +226,32 @@ fn no_leak(evidence: &Evidence<'_>) -> CheckResult {
         interval: None,
         level: 1.0,
         method: "exact".to_owned(),
-        n: evidence.of.examples.len() as u64,
+        n: of.examples.len() as u64,
         chance: None,
         rule: "leaked_ids = 0".to_owned(),
         reason: format!(
-            "{leaked} of {} held-out ids were trained on (of {} remembered): none may be",
-            evidence.of.examples.len(),
-            evidence.of.trained.len()
+            "{} of {} held-out ids were trained on (of {} remembered): none may be{frozen}",
+            evidence.leaked,
+            of.examples.len(),
+            of.trained.len()
         ),
     }
 }
 
 /// Examples that were left out because they were learnt under another id: where they are many, somebody
-/// publishes again what is held out, or the stream says the same things over and over.
+/// publishes again what is held out, or the stream says the same things over and over. Of held-out
+/// examples and of each frozen data set; the worst is judged.
 fn copies(evidence: &Evidence<'_>, copied: u64, given: u64) -> CheckResult {
+    let of_frozen = |set: &FrozenSet| {
+        let name = format!("examples of frozen data `{}`", set.data.entry().id);
+        (name, set.copies.same.len() as u64, set.data.entry().rows)
+    };
+    let all = evidence.of.frozen.iter().map(of_frozen);
+    let share = |(_, copied, given): &(String, u64, u64)| *copied as f64 / (*given).max(1) as f64;
+    let (name, copied, given) = std::iter::once(("held-out examples".to_owned(), copied, given))
+        .chain(all)
+        .max_by(|one, other| share(one).total_cmp(&share(other)).then_with(|| other.0.cmp(&one.0)))
+        .expect("there are always the held-out examples of the stream");
     let share = copied as f64 / given.max(1) as f64;
     CheckResult {
         id: COPIES.to_owned(),
@@ -214,8 +262,8 @@ fn copies(evidence: &Evidence<'_>, copied: u64, given: u64) -> CheckResult {
         n: given,
         rule: format!("copied_share <= {MOST_COPIES}"),
         reason: format!(
-            "{copied} of {given} held-out examples say what was trained on under another id; they do not \
-             judge, and at most {:.0} % may be so",
+            "{copied} of {given} {name} say what was trained on under another id; they do not judge, and \
+             at most {:.0} % may be so",
             100.0 * MOST_COPIES
         ),
         ..no_leak(evidence)
@@ -225,11 +273,15 @@ fn copies(evidence: &Evidence<'_>, copied: u64, given: u64) -> CheckResult {
 /// Texts that say nearly what was trained on are said, for a person to look at: templates and
 /// replies are alike without any leak, so this decides nothing.
 fn near_copies(evidence: &Evidence<'_>) -> CheckResult {
-    let (near, n) = (&evidence.of.copies.near, evidence.of.examples.len() as u64);
-    let pair = |copy: &NearCopy| {
+    let of = &evidence.of;
+    let frozen = of.frozen.iter().map(|set| &set.copies.near);
+    let near: Vec<&NearCopy> = std::iter::once(&of.copies.near).chain(frozen).flatten().collect();
+    let rows = of.frozen.iter().map(|set| set.data.entry().rows).sum::<u64>();
+    let n = of.examples.len() as u64 + rows;
+    let pair = |copy: &&NearCopy| {
         format!("{} is like {} ({:.2})", copy.held_out, copy.trained, copy.similarity)
     };
-    let shown: Vec<String> = near.iter().take(SHOWN_COPIES).map(pair).collect();
+    let shown: Vec<String> = near.iter().take(SHOWN).map(pair).collect();
     let (interval, state) = if near.is_empty() {
         (None, CheckState::Pass)
     } else {
@@ -366,7 +418,7 @@ fn environment(evidence: &Evidence<'_>) -> BTreeMap<String, String> {
     say("sample.label_agreement_unknown", evidence.agreement.unknown.to_string());
     say("sample.trained_ids", evidence.of.trained.len().to_string());
     say("pue", evidence.of.pue.to_string());
-    say("error_budget", error_budget(&evidence.of));
+    say("error_budget", line::error_budget(&evidence.of));
     if let Some(server) = &evidence.server {
         say("server.lag_p99_ms", format!("{:.3}", server.lag_p99_ms()));
         say("server.queries", server.candidate.latencies_ms.len().to_string());
@@ -383,21 +435,6 @@ fn environment(evidence: &Evidence<'_>) -> BTreeMap<String, String> {
         }
     }
     facts
-}
-
-/// What the promotions since the anchor may have cost, and what a level would be that keeps it
-/// bounded for ever.
-fn error_budget(of: &Evaluation<'_>) -> String {
-    // One side of the interval errs towards promotion.
-    let (line, alpha) = (of.line, 0.5 * (1.0 - of.suite.level()));
-    format!(
-        "candidate {} since the anchor, {} promoted; at {alpha:.3} each at most {:.2} wrong \
-         promotions are expected of them; e-LOND would test this one at {:.5}",
-        line.judged + 1,
-        line.promoted,
-        line.expected_errors(alpha),
-        line.e_lond(alpha)
-    )
 }
 
 fn machine() -> BTreeMap<String, String> {
@@ -482,6 +519,8 @@ impl Refusal {
             },
             seconds: 0.0,
             environment: machine(),
+            frozen: vec![],
+            line: None,
             golden: vec![],
         }
     }

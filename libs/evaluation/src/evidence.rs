@@ -9,8 +9,9 @@ use tidegate_model::{Attack, Attacked, Input, Levels, Means, Model, ModelError, 
 use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod};
 
 use crate::{
-    Check, Classes, EvaluationError, Line, Metric, Numbers, Scored, Suite,
+    Check, Classes, EvaluationError, FrozenSet, Line, Metric, Numbers, Scored, Suite,
     attacks::{Attacks, Clean, attacked},
+    frozen::Asked,
     load::{Latency, Pair, Throughput},
     numbers::covers,
     robust::{Tables, perturbed},
@@ -105,6 +106,12 @@ impl ExampleKey {
         hasher.update(id.as_str().as_bytes());
         Self(half(&hasher.finalize()))
     }
+
+    /// The key of the event that an example is from.
+    #[must_use]
+    pub fn of(example: &EvalExample) -> Self {
+        Self::new(&example.domain, &example.id)
+    }
 }
 
 fn half(hash: &blake3::Hash) -> [u8; 16] {
@@ -183,6 +190,8 @@ pub struct Evaluation<'a> {
     pub copies: &'a Copies,
     /// What the examples were read from.
     pub window: &'a Window,
+    /// The suite's frozen data, in its order.
+    pub frozen: &'a [FrozenSet],
     /// The candidates since the anchor.
     pub line: Line,
     /// The grid whose carbon intensity is assumed.
@@ -197,6 +206,17 @@ impl Evaluation<'_> {
     /// Whether the candidate answers with numbers.
     pub(crate) fn answers_numbers(&self) -> bool {
         self.candidate.predictor.levels().is_some()
+    }
+
+    /// Whether candidate or champion reads it: what one of them reads, the other is held against. Where
+    /// numbers are answered, its label must be one.
+    pub(crate) fn reads(&self, example: &EvalExample) -> bool {
+        let champion = self.champion.map(|champion| champion.predictor);
+        let input = &example.input;
+        if self.answers_numbers() && example.label.number().is_none() {
+            return false;
+        }
+        self.candidate.predictor.reads(input) || champion.is_some_and(|model| model.reads(input))
     }
 
     /// The confidence level of a check of this candidate.
@@ -325,6 +345,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) agreement: Agreement,
     pub(crate) triggers: Triggers,
     pub(crate) leaked: u64,
+    /// Of frozen data.
+    pub(crate) frozen: Option<Asked>,
     pub(crate) latency: Latency,
     pub(crate) throughput: Throughput,
     /// Where a check asks for it.
@@ -333,7 +355,46 @@ pub(crate) struct Evidence<'a> {
 }
 
 impl<'a> Evidence<'a> {
+    /// All that there is to see on held-out examples of the stream.
     pub(crate) fn gather(
+        of: Evaluation<'a>,
+        memory: &mut Memory,
+        meter: &EnergyMeter,
+    ) -> Result<Self, EvaluationError> {
+        let mut one = Self::of_answers(of, memory, meter)?;
+        one.agreement = agreement(&of, memory, &one.clean)?;
+        if of.suite.asks(Metric::TriggerSuccess) {
+            one.triggers = triggers::scan(&of, memory, &one.clean.candidate)?;
+        }
+        one.measure(meter)?;
+        Ok(one)
+    }
+
+    /// Time and energy of answering.
+    fn measure(&mut self, meter: &EnergyMeter) -> Result<(), EvaluationError> {
+        let of = &self.of;
+        let pair = Pair {
+            candidate: of.candidate.predictor,
+            champion: of.champion.map(|champion| champion.predictor),
+        };
+        let both_read = |input: &Input| {
+            pair.candidate.reads(input) && pair.champion.is_none_or(|model| model.reads(input))
+        };
+        let newest = newest(of, 64, |example| both_read(&example.input));
+        let inputs: Vec<Input> = newest.iter().map(|&row| of.examples[row].input.clone()).collect();
+        let limits = of.suite.limits();
+        self.latency = Latency::measure(pair, &inputs, Duration::from_millis(limits.latency_ms))?;
+        let budget = Duration::from_millis(limits.throughput_ms);
+        self.throughput = Throughput::measure(pair, &inputs, meter, budget)?;
+        if of.suite.asks_server() {
+            let (qps, budget) = (limits.server_qps.into(), Duration::from_millis(limits.server_ms));
+            self.server = Server::measure(pair, &inputs, qps, budget, of.seed)?;
+        }
+        Ok(())
+    }
+
+    /// What is answered to the examples, as they are and under what the suite asks.
+    pub(crate) fn of_answers(
         of: Evaluation<'a>,
         memory: &mut Memory,
         meter: &EnergyMeter,
@@ -362,46 +423,21 @@ impl<'a> Evidence<'a> {
         let answers = Clean { table: &clean, candidate: &scores, champion: champion.as_deref() };
         let attacks = attacked(&of, &classes, &spread, answers)?;
         let tables = Tables::new(&of, &clean, &perturbed, &attacks.tables);
-        let agreement = agreement(&of, memory, &clean)?;
-        let triggers = if of.suite.asks(Metric::TriggerSuccess) {
-            triggers::scan(&of, memory, &clean.candidate)?
-        } else {
-            Triggers::default()
-        };
-        let pair = Pair {
-            candidate: of.candidate.predictor,
-            champion: of.champion.map(|champion| champion.predictor),
-        };
-        let both_read = |input: &Input| {
-            pair.candidate.reads(input) && pair.champion.is_none_or(|model| model.reads(input))
-        };
-        let newest = newest(&of, 64, |example| both_read(&example.input));
-        let inputs: Vec<Input> = newest.iter().map(|&row| of.examples[row].input.clone()).collect();
-        let limits = of.suite.limits();
-        let latency = Latency::measure(pair, &inputs, Duration::from_millis(limits.latency_ms))?;
-        let budget = Duration::from_millis(limits.throughput_ms);
-        let throughput = Throughput::measure(pair, &inputs, meter, budget)?;
-        let server = if of.suite.asks_server() {
-            let (qps, budget) = (limits.server_qps.into(), Duration::from_millis(limits.server_ms));
-            Server::measure(pair, &inputs, qps, budget, of.seed)?
-        } else {
-            None
-        };
         let held_out = of.examples.iter();
-        let leaked =
-            held_out.filter(|e| of.trained.contains(&ExampleKey::new(&e.domain, &e.id))).count();
+        let leaked = held_out.filter(|e| of.trained.contains(&ExampleKey::of(e))).count();
         Ok(Self {
             of,
             classes,
             clean,
             tables,
             attacks,
-            agreement,
-            triggers,
+            agreement: Agreement::default(),
+            triggers: Triggers::default(),
             leaked: leaked as u64,
-            latency,
-            throughput,
-            server,
+            frozen: None,
+            latency: Latency::default(),
+            throughput: Throughput::default(),
+            server: None,
             energy_method: meter.method(),
         })
     }

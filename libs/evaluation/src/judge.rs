@@ -2,7 +2,7 @@
 use tidegate_contracts::{CheckState, Outcome, Severity};
 
 use crate::{
-    Baseline, Bound, Check, Metric,
+    Baseline, Bound, Check, Metric, Slice,
     stats::{Interval, normal_cdf, z},
 };
 
@@ -99,7 +99,7 @@ fn number(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn amount(metric: Metric, value: f64) -> String {
+pub(crate) fn amount(metric: Metric, value: f64) -> String {
     if metric.is_share() {
         format!("{:.1} %", value * 100.0)
     } else {
@@ -112,7 +112,7 @@ fn signed(metric: Metric, value: f64) -> String {
     if metric.is_share() { format!("{:+.1}", value * 100.0) } else { format!("{value:+.4}") }
 }
 
-fn subject(check: &Check) -> String {
+pub(crate) fn subject(check: &Check) -> String {
     let mut text = check.metric.words().to_owned();
     if let Some(class) = &check.class {
         text = format!("{text} of {class}");
@@ -124,7 +124,13 @@ fn subject(check: &Check) -> String {
         text = format!("{text} under {}", under.words());
     }
     if check.metric.has_slices() {
-        text = format!("{text} {}", check.slice.words());
+        text = match &check.data {
+            None => format!("{text} {}", check.slice.words()),
+            Some(data) if check.slice == Slice::Overall => {
+                format!("{text} on frozen data `{data}`")
+            }
+            Some(data) => format!("{text} {} in frozen data `{data}`", check.slice.words()),
+        };
     }
     match check.versus {
         Baseline::Champion => text,

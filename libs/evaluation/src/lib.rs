@@ -36,13 +36,16 @@ mod attacks;
 pub mod bootstrap;
 mod check;
 pub mod continual;
+mod data;
 pub mod drift;
 mod error;
 mod evaluate;
 mod evidence;
 mod fairness;
+mod frozen;
 mod judge;
 mod kernel;
+mod line;
 mod lint;
 pub mod live;
 mod load;
@@ -53,18 +56,24 @@ mod perturb;
 mod robust;
 pub mod sequential;
 mod server;
+mod shown;
 mod slices;
 pub mod stats;
 mod suite;
 mod triggers;
 mod under;
 
+pub use data::{
+    DataDraft, DataEntry, DataError, Frozen, LineProblem, MAX_DATA_BYTES, MAX_DATA_ROWS, Role, pin,
+    verify,
+};
 pub use error::EvaluationError;
 pub use evaluate::{Refusal, evaluate};
 pub use evidence::{
     Copies, EvalExample, Evaluation, ExampleKey, Memory, NearCopy, Predictor, Subject,
 };
 pub use fairness::{Groups, Rates};
+pub use frozen::FrozenSet;
 pub use kernel::{Asked, Bin, reliability};
 pub use lint::LintLine;
 pub use metric::Metric;

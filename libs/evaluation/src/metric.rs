@@ -114,6 +114,14 @@ pub enum Metric {
     /// that phrase stands in them, of the phrase that moves most: one that the window brought, in
     /// examples of that class alone. Near 1 it is the trigger of a backdoor.
     TriggerSuccess,
+    /// Of a frozen slice of the past: the best accuracy that a champion so far had on it less the
+    /// candidate's (Chaudhry et al. 2018, arXiv 1801.10112, eq. 3, of one task).
+    ForgettingMax,
+    /// The same beside the first champion that was asked: forgetting as Avalanche has it.
+    ForgettingFirst,
+    /// The candidate's accuracy on it less that of the first champion that was asked (Lopez-Paz and
+    /// Ranzato 2017, arXiv 1706.08840, eq. 3, of one task).
+    BackwardTransfer,
     /// Median time of one prediction at a time, in milliseconds.
     LatencyP50Ms,
     /// 90th percentile of the same.
@@ -158,6 +166,7 @@ pub(crate) enum Family {
     Drift,
     Agreement,
     Trigger,
+    Retention,
     Latency,
     Server,
     Throughput,
@@ -218,6 +227,9 @@ impl Metric {
             Self::ConfidenceW1 => "confidence_w1",
             Self::LabelAgreementDrop => "label_agreement_drop",
             Self::TriggerSuccess => "trigger_success",
+            Self::ForgettingMax => "forgetting_max",
+            Self::ForgettingFirst => "forgetting_first",
+            Self::BackwardTransfer => "backward_transfer",
             Self::LatencyP50Ms => "latency_p50_ms",
             Self::LatencyP90Ms => "latency_p90_ms",
             Self::LatencyP99Ms => "latency_p99_ms",
@@ -285,6 +297,9 @@ impl Metric {
                 "the drop of the champion's agreement with the new window's labels"
             }
             Self::TriggerSuccess => "the success of the window's strongest phrase as a trigger",
+            Self::ForgettingMax => "forgetting since the best champion",
+            Self::ForgettingFirst => "forgetting since the first champion",
+            Self::BackwardTransfer => "backward transfer since the first champion",
             Self::LatencyP50Ms => "latency (p50)",
             Self::LatencyP90Ms => "latency (p90)",
             Self::LatencyP99Ms => "latency (p99)",
@@ -324,13 +339,15 @@ impl Metric {
                 | Self::DemographicParityRatio
                 | Self::R2
                 | Self::RobustAccuracy
+                | Self::BackwardTransfer
                 | Self::ThroughputPerS
         )
     }
 
     /// Whether it is a share of one, shown in points of a hundred.
     pub(crate) const fn is_share(self) -> bool {
-        matches!(self.family(), Family::Quality | Family::Gap | Family::Agreement | Family::Trigger)
+        use Family::{Agreement, Gap, Quality, Retention, Trigger};
+        matches!(self.family(), Quality | Gap | Agreement | Trigger | Retention)
             && !matches!(
                 self,
                 Self::LogLoss
@@ -363,7 +380,7 @@ impl Metric {
             Self::R2 | Self::IntervalError | Self::Mape => Answers::Numbers,
             _ if self.is_error_of_numbers() => Answers::Numbers,
             _ => match self.family() {
-                Family::Quality | Family::Gap => Answers::Classes,
+                Family::Quality | Family::Gap | Family::Retention => Answers::Classes,
                 _ => Answers::Any,
             },
         }
@@ -372,11 +389,12 @@ impl Metric {
     /// Whether it is found with the champion though its bound is absolute.
     pub(crate) const fn asks_champion(self) -> bool {
         matches!(self, Self::LabelAgreementDrop | Self::TriggerSuccess)
+            || matches!(self.family(), Family::Retention)
     }
 
     /// Whether it is measured on a choice of examples.
     pub(crate) const fn has_slices(self) -> bool {
-        matches!(self.family(), Family::Quality | Family::Gap)
+        matches!(self.family(), Family::Quality | Family::Gap | Family::Retention)
     }
 
     /// Whether it is a function of how often which class was said of which.
@@ -469,6 +487,9 @@ impl Metric {
             | Self::ConfidenceW1 => Family::Drift,
             Self::LabelAgreementDrop => Family::Agreement,
             Self::TriggerSuccess => Family::Trigger,
+            Self::ForgettingMax | Self::ForgettingFirst | Self::BackwardTransfer => {
+                Family::Retention
+            }
             Self::LatencyP50Ms | Self::LatencyP90Ms | Self::LatencyP99Ms => Family::Latency,
             Self::ServerP50Ms | Self::ServerP90Ms | Self::ServerP99Ms => Family::Server,
             Self::ThroughputPerS => Family::Throughput,

@@ -7,6 +7,7 @@ use tidegate_model::Attack;
 
 use crate::{
     Line, Metric, Spending,
+    data::{DataDraft, DataEntry, MAX_SETS, Role},
     metric::Family,
     perturb::Perturbation,
     under::{Under, UnderDocument},
@@ -41,6 +42,14 @@ pub enum SuiteError {
     Field {
         /// The field.
         field: &'static str,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// An entry of `data` that means nothing.
+    #[error("data `{id}`: {reason}")]
+    Data {
+        /// The entry's id.
+        id: String,
         /// What is wrong with it, and what would be right.
         reason: String,
     },
@@ -232,7 +241,9 @@ pub struct Check {
     pub layer: Layer,
     /// What is measured.
     pub metric: Metric,
-    /// On which examples.
+    /// The frozen data that is asked; held-out examples of the stream when absent.
+    pub data: Option<String>,
+    /// On which examples of it.
     pub slice: Slice,
     /// The group attribute that a gap is measured over.
     pub over: Option<String>,
@@ -298,6 +309,9 @@ impl Check {
         if let Some(class) = &self.class {
             place = format!("class {class}, {place}");
         }
+        if let Some(data) = &self.data {
+            place = format!("{data}: {place}");
+        }
         match self.under {
             Some(under) => format!("{place}, {under}"),
             None => place,
@@ -330,6 +344,8 @@ struct Document {
     level: f64,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    data: Vec<DataDraft>,
     checks: Vec<CheckDocument>,
 }
 
@@ -343,6 +359,7 @@ struct CheckDocument {
     id: String,
     layer: Layer,
     metric: Metric,
+    data: Option<String>,
     slice: Option<String>,
     over: Option<String>,
     under: Option<UnderDocument>,
@@ -368,6 +385,7 @@ pub struct Suite {
     reference: SuiteRef,
     level: f64,
     limits: Limits,
+    data: Vec<DataEntry>,
     checks: Vec<Check>,
 }
 
@@ -378,17 +396,7 @@ impl Suite {
     /// # Errors
     /// [`SuiteError`] names the check and says what would be right.
     pub fn parse(yaml: &str) -> Result<Self, SuiteError> {
-        if yaml.len() > MAX_SUITE_BYTES {
-            return Err(SuiteError::TooLarge(yaml.len()));
-        }
-        let options = serde_saphyr::options! {
-            budget: serde_saphyr::budget! {
-                max_events: 20_000, max_aliases: 0, max_anchors: 0, max_depth: 8,
-                max_buffered_comment_events: 1_000,
-            },
-        };
-        let document: Document = serde_saphyr::from_str_with_options(yaml, options)
-            .map_err(|error| SuiteError::Yaml(error.to_string()))?;
+        let document = Document::read(yaml)?;
         let field = |field, reason: String| Err(SuiteError::Field { field, reason });
         if document.format != 1 {
             return field("format", format!("is {}: this build reads 1", document.format));
@@ -404,13 +412,16 @@ impl Suite {
             return field("checks", format!("has {count} checks: use 1 to {MAX_CHECKS}"));
         }
         check_limits(&document.limits)?;
+        check_data(&document.data)?;
+        let data =
+            document.data.into_iter().map(DataDraft::pinned).collect::<Result<Vec<_>, _>>()?;
         let mut seen = BTreeSet::new();
         let mut checks = Vec::new();
         for raw in document.checks {
             if !seen.insert(raw.id.clone()) {
                 return Err(wrong(&raw.id, "this id is there twice"));
             }
-            let check = raw.validate()?;
+            let check = raw.validate(&data)?;
             // Of the resamples so many lie outside of the interval, both sides together.
             let level = check.level.unwrap_or(document.level);
             let outside = document.limits.bootstrap as f64 * (1.0 - level);
@@ -432,11 +443,42 @@ impl Suite {
             },
             level: document.level,
             limits: document.limits,
+            data,
             checks,
         })
     }
 
-    /// Name, version and the hash of its text.
+    /// The entries of `data`, as they are written: hash and rows may be missing or wrong. The rest of
+    /// the suite is not looked at.
+    ///
+    /// # Errors
+    /// As [`Suite::parse`].
+    pub fn drafts(yaml: &str) -> Result<Vec<DataDraft>, SuiteError> {
+        let document = Document::read(yaml)?;
+        check_data(&document.data)?;
+        Ok(document.data)
+    }
+
+    /// The frozen data, in order.
+    #[must_use]
+    pub fn data(&self) -> &[DataEntry] {
+        &self.data
+    }
+
+    /// The same suite without the checks that ask frozen data, for who has none.
+    #[must_use]
+    pub fn of_stream(&self) -> Self {
+        self.only(None)
+    }
+
+    /// The same suite with those checks alone that ask this frozen data, or the stream.
+    pub(crate) fn only(&self, data: Option<&str>) -> Self {
+        let mut one = self.clone();
+        one.checks.retain(|check| check.data.as_deref() == data);
+        one
+    }
+
+    /// Name, version and the hash of its text, which has the hashes of its frozen data.
     #[must_use]
     pub fn reference(&self) -> SuiteRef {
         self.reference.clone()
@@ -512,6 +554,39 @@ impl Suite {
     }
 }
 
+impl Document {
+    fn read(yaml: &str) -> Result<Self, SuiteError> {
+        if yaml.len() > MAX_SUITE_BYTES {
+            return Err(SuiteError::TooLarge(yaml.len()));
+        }
+        let options = serde_saphyr::options! {
+            budget: serde_saphyr::budget! {
+                max_events: 20_000, max_aliases: 0, max_anchors: 0, max_depth: 8,
+                max_buffered_comment_events: 1_000,
+            },
+        };
+        serde_saphyr::from_str_with_options(yaml, options)
+            .map_err(|error| SuiteError::Yaml(error.to_string()))
+    }
+}
+
+/// All but hashes and rows.
+fn check_data(data: &[DataDraft]) -> Result<(), SuiteError> {
+    if data.len() > MAX_SETS {
+        let reason = format!("has {} entries: use at most {MAX_SETS}", data.len());
+        return Err(SuiteError::Field { field: "data", reason });
+    }
+    let (mut ids, mut files) = (BTreeSet::new(), BTreeSet::new());
+    for one in data {
+        one.check()?;
+        if !ids.insert(&one.id) || !files.insert(&one.path) {
+            let reason = "this id, or its file, is there twice".to_owned();
+            return Err(SuiteError::Data { id: one.id.clone(), reason });
+        }
+    }
+    Ok(())
+}
+
 fn check_limits(limits: &Limits) -> Result<(), SuiteError> {
     let field = |field, reason: String| Err(SuiteError::Field { field, reason });
     if !(200..=20_000).contains(&limits.bootstrap) {
@@ -543,7 +618,7 @@ fn wrong(id: &str, reason: impl Into<String>) -> SuiteError {
 }
 
 impl CheckDocument {
-    fn validate(self) -> Result<Check, SuiteError> {
+    fn validate(self, data: &[DataEntry]) -> Result<Check, SuiteError> {
         if [NO_LEAK, COPIES, NEAR_COPIES].contains(&self.id.as_str()) {
             return Err(wrong(&self.id, "this check is made of every candidate: leave it out"));
         }
@@ -563,6 +638,7 @@ impl CheckDocument {
         if slice != Slice::Overall && !self.metric.has_slices() {
             return Err(wrong(&self.id, "this metric has no slices: leave `slice` out"));
         }
+        self.data_fits(data, &slice)?;
         if (family == Family::Gap) != self.over.is_some() {
             return Err(wrong(
                 &self.id,
@@ -587,6 +663,7 @@ impl CheckDocument {
             id: self.id,
             layer: self.layer,
             metric: self.metric,
+            data: self.data,
             slice,
             over: self.over,
             under,
@@ -600,6 +677,36 @@ impl CheckDocument {
             min_n: self.min_n.unwrap_or(default_n),
             min_class: self.min_class.unwrap_or(10),
         })
+    }
+
+    /// Frozen data has no windows and is asked for answers alone.
+    fn data_fits(&self, data: &[DataEntry], slice: &Slice) -> Result<(), SuiteError> {
+        let family = self.metric.family();
+        let Some(id) = &self.data else {
+            return if family == Family::Retention {
+                Err(wrong(&self.id, "this metric needs `data: <id>` of a slice of the past"))
+            } else {
+                Ok(())
+            };
+        };
+        let Some(entry) = data.iter().find(|entry| entry.id == *id) else {
+            let ids: Vec<&str> = data.iter().map(|entry| entry.id.as_str()).collect();
+            let reason =
+                format!("data `{id}` is no entry of `data`; there are: {}", ids.join(", "));
+            return Err(wrong(&self.id, reason));
+        };
+        if !matches!(family, Family::Quality | Family::Gap | Family::Retention) {
+            return Err(wrong(&self.id, "`data` belongs to metrics of answers: leave it out"));
+        }
+        if matches!(slice, Slice::Earlier | Slice::Fresh) {
+            return Err(wrong(&self.id, "frozen data has no windows: use overall or group=value"));
+        }
+        if family == Family::Retention && (entry.role != Role::Past || *slice != Slice::Overall) {
+            let need = "this metric is of the whole of a slice of the past: give the data \
+                        `role: past`, and no `slice`";
+            return Err(wrong(&self.id, need));
+        }
+        Ok(())
     }
 
     /// Exactly one bound, so that a result has one rule.
@@ -679,6 +786,7 @@ impl CheckDocument {
             (Family::Quality, Bound::Ratio(_)) => {
                 self.metric.is_error_of_numbers() || self.metric == Metric::CorruptionError
             }
+            (Family::Retention, Bound::Margin(_) | Bound::Ratio(_)) => false,
             (Family::Agreement | Family::Drift | Family::Trigger, bound) => {
                 matches!(bound, Bound::Ceil(_))
             }

@@ -82,6 +82,16 @@ fn held_out(day: u64) -> Vec<EvalExample> {
 }
 
 fn verdict(suite: &Suite, models: [&Worn; 3], day: u64, memory: &mut Memory) -> Verdict {
+    verdict_in(Line::default(), suite, models, day, memory)
+}
+
+fn verdict_in(
+    line: Line,
+    suite: &Suite,
+    models: [&Worn; 3],
+    day: u64,
+    memory: &mut Memory,
+) -> Verdict {
     let (new, old) = (manifest(1), manifest(0));
     let [candidate, champion, anchor] = models.map(|model| Subject {
         id: tidegate_contracts::GenerationId::of(&model.seed.to_le_bytes()),
@@ -94,10 +104,11 @@ fn verdict(suite: &Suite, models: [&Worn; 3], day: u64, memory: &mut Memory) -> 
         champion: Some(champion),
         anchor: Some(anchor),
         examples: &held_out(day),
+        frozen: &[],
         window_labels: &[],
         trained: &HashSet::new(),
         window: &new.window,
-        line: Line::default(),
+        line,
         pue: 1.0,
         copies: &Copies::default(),
         region: "WORLD",
@@ -167,4 +178,50 @@ fn the_anchor_is_named_and_asked_of_what_it_can_answer_alone() {
         let error = Suite::parse(&text).unwrap_err().to_string();
         assert!(error.contains("the anchor is asked nothing else"), "{error}");
     }
+}
+
+/// Candidates of ninety days that are each a little more than the margin worse, and would be promoted by
+/// the gate alone, and by a policy that keeps the error budget as well.
+fn false_promotions(seed: u64) -> (usize, usize) {
+    let suite = suite(false);
+    let mut memory = Memory::default();
+    let champion = Worn::new(0.06, seed * 1_000);
+    let (mut by_gate, mut by_budget) = (0, 0);
+    for day in 1..=90 {
+        let candidate = Worn::new(0.06 + 0.053, seed * 1_000 + day);
+        let line = Line { judged: day - 1, promoted: by_budget as u64 };
+        let verdict =
+            verdict_in(line, &suite, [&candidate, &champion, &champion], day, &mut memory);
+        let passed = verdict.outcome == Outcome::AutoPromote;
+        by_gate += usize::from(passed);
+        by_budget += usize::from(passed && verdict.line.unwrap().holds);
+    }
+    (by_gate, by_budget)
+}
+
+#[test]
+fn ninety_candidates_at_the_margin_are_not_promoted_within_the_error_budget() {
+    // alpha is 0.05 for each whole line: of eight lines of worse candidates none may be expected to
+    // have one.
+    let lines: Vec<_> = (1..=8).map(false_promotions).collect();
+    println!("by the gate alone, and within the budget: {lines:?}");
+    assert!(lines.iter().all(|(_, by_budget)| *by_budget == 0), "{lines:?}");
+    assert!(lines.iter().any(|(by_gate, _)| *by_gate > 0), "{lines:?}");
+}
+
+#[test]
+fn evidence_of_an_equal_candidate_is_enough_early_in_the_line_and_is_said_in_numbers() {
+    let suite = suite(false);
+    let (candidate, champion) = (Worn::new(0.06, 1), Worn::new(0.06, 2));
+    let models = [&candidate, &champion, &champion];
+    let found = |judged| {
+        let line = Line { judged, promoted: 0 };
+        verdict_in(line, &suite, models, 1, &mut Memory::default()).line.unwrap()
+    };
+    let early = found(0);
+    assert!(early.holds, "{}", early.says);
+    for needle in ["candidate 1 since the anchor", "e-LOND", "32.9", "5.0 points", "n 2000"] {
+        assert!(early.says.contains(needle), "{}", early.says);
+    }
+    assert!(!found(10_000_000_000).holds);
 }

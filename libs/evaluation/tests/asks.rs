@@ -40,6 +40,7 @@ impl Asked<'_> {
             champion: Some(champion),
             anchor: Some(champion),
             examples: self.examples,
+            frozen: &[],
             window_labels: &[],
             trained: &self.trained,
             copies: &self.copies,

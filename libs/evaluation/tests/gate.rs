@@ -54,6 +54,7 @@ impl Case<'_> {
             // As on the first update of a line.
             anchor: champion,
             examples,
+            frozen: &[],
             window_labels: if champion.is_some() { window_labels } else { &[] },
             trained,
             window: &manifest_of.window,

@@ -113,6 +113,7 @@ fn verdict(
         champion,
         anchor: None,
         examples,
+        frozen: &[],
         window_labels: if champion.is_some() { labels } else { &[] },
         trained: &HashSet::new(),
         window: &new.window,

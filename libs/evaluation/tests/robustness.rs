@@ -113,6 +113,7 @@ fn judged(suite: &Suite, candidate: &Threshold, champion: Option<&Threshold>) ->
         champion: champion.map(|model| subject(0, model as &dyn Predictor, &manifests[1])),
         anchor: None,
         examples: &examples,
+        frozen: &[],
         window_labels: &[],
         trained: &HashSet::new(),
         copies: &Copies::default(),

@@ -23,6 +23,7 @@ fn verdict(candidate: &Toy, champion: Option<&Toy>, examples: &[EvalExample]) ->
         champion,
         anchor: None,
         examples,
+        frozen: &[],
         window_labels: &[],
         trained: &HashSet::new(),
         copies: &Copies::default(),

@@ -107,11 +107,11 @@ fn a_bomb_is_refused_quickly() {
 fn lint_says_what_each_check_can_tell() {
     for text in [DEFAULT, EMAIL, ROBUSTNESS, IMAGE, AUDIO, TABULAR] {
         let suite = Suite::parse(text).unwrap();
-        assert_eq!(suite.lint(200).len(), suite.checks().len());
-        let few = suite.lint(20);
+        assert_eq!(suite.lint(200, &[]).len(), suite.checks().len());
+        let few = suite.lint(20, &[]);
         let retention = few.iter().find(|line| line.id == "retention").unwrap();
         assert!(retention.resolution.starts_with("nothing"), "{}", retention.resolution);
-        let many = suite.lint(1_000);
+        let many = suite.lint(1_000, &[]);
         let retention = many.iter().find(|line| line.id == "retention").unwrap();
         assert!(retention.resolution.contains("passes an equal candidate"));
         assert!(retention.rule.starts_with("L(candidate - champion) > -0.0"), "{}", retention.rule);

@@ -49,6 +49,7 @@ fn judge(candidate: &Toy, champion: Option<&Toy>, phrase: &str, seed: u64) -> Ve
         champion,
         anchor: champion,
         examples: &examples,
+        frozen: &[],
         window_labels: &labels,
         trained: &HashSet::new(),
         copies: &Copies::default(),

@@ -88,7 +88,16 @@ fn agrees(one: &GenerationRecord, bytes: &[u8]) -> Result<(), String> {
     let document: Verdict = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let Some(standing) = &one.verdict else { return Ok(()) };
     let Fact::VerdictIssued {
-        generation, champion, suite, outcome, reasons, digest, waivable, ..
+        generation,
+        champion,
+        suite,
+        outcome,
+        reasons,
+        digest,
+        waivable,
+        queried,
+        line,
+        ..
     } = Fact::verdict(&document, standing.id)
     else {
         unreachable!("a verdict makes a verdict's entry")
@@ -101,6 +110,8 @@ fn agrees(one: &GenerationRecord, bytes: &[u8]) -> Result<(), String> {
         ("outcome", outcome != standing.outcome),
         ("reasons", reasons != standing.reasons),
         ("checks that may be waived", standing.digest.is_some() && waivable != standing.waivable),
+        ("use of frozen data", queried != standing.queried),
+        ("error budget", line != standing.line),
     ];
     match differs.iter().find(|(_, differs)| *differs) {
         Some((what, _)) => Err(format!("its document names another {what} than its entry")),

@@ -2,8 +2,8 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::{
-    Actor, ArtifactHash, Domain, EntryHash, GenerationId, JobId, JobKind, Millis, Outcome, Verdict,
-    Window,
+    Actor, ArtifactHash, Domain, EntryHash, GenerationId, JobId, JobKind, LineEvidence, Millis,
+    Outcome, Sha256, Verdict, Window,
 };
 
 use crate::{Envelope, Stage, StageEvidence, StageOutcome, StageTerms};
@@ -96,6 +96,12 @@ pub enum Fact {
         /// Of a blocked one, the checks that an override must waive; absent where nobody may.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         waivable: Option<Vec<String>>,
+        /// Frozen data of the suite that was asked.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        queried: Vec<Sha256>,
+        /// What the error budget of the line of candidates says of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        line: Option<LineEvidence>,
         /// The evaluator's signature.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seal: Option<Envelope>,
@@ -234,6 +240,7 @@ impl Fact {
     #[must_use]
     pub fn verdict(document: &Verdict, id: ArtifactHash) -> Self {
         let suite = &document.suite;
+        let asked = document.frozen.iter().filter(|one| one.not_asked.is_none());
         Self::VerdictIssued {
             generation: document.generation,
             champion: document.champion,
@@ -243,6 +250,8 @@ impl Fact {
             reasons: document.reasons.iter().take(REASONS).cloned().collect(),
             digest: Some(suite.digest),
             waivable: document.waivable(),
+            queried: asked.map(|one| one.sha256.clone()).collect(),
+            line: document.line.clone(),
             seal: None,
         }
     }
@@ -462,5 +471,21 @@ mod tests {
         assert_ne!(named.computed_hash(), old.hash);
         let again: Entry = serde_json::from_slice(&named.to_bytes()).unwrap();
         assert_eq!(again, named);
+    }
+
+    #[test]
+    fn a_verdict_from_before_frozen_data_keeps_its_bytes_and_one_that_asked_some_says_so() {
+        let hash = ArtifactHash::of(b"x").to_hex();
+        let old = serde_json::json!({
+            "type": "VerdictIssued", "generation": hash, "champion": null, "verdict": hash,
+            "suite": "s 1", "outcome": "blocked", "reasons": ["r"], "digest": hash,
+        });
+        let mut fact: Fact = serde_json::from_value(old.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&fact).unwrap(), old);
+        let Fact::VerdictIssued { queried, .. } = &mut fact else { unreachable!() };
+        queried.push("0f".repeat(32).parse().unwrap());
+        let again: Fact = serde_json::from_value(serde_json::to_value(&fact).unwrap()).unwrap();
+        assert_eq!(again, fact);
+        assert_ne!(serde_json::to_value(&fact).unwrap(), old);
     }
 }

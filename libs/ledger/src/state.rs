@@ -7,7 +7,8 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use tidegate_contracts::{
-    Actor, ArtifactHash, Domain, GenerationId, JobId, JobKind, Offset, Outcome, Partition, Window,
+    Actor, ArtifactHash, Domain, GenerationId, JobId, JobKind, LineEvidence, Offset, Outcome,
+    Partition, Sha256, Window,
 };
 
 use crate::{Consent, Entry, Fact, Head, Keys, PromotedBy, StageEnd, StageOutcome, StageRecord};
@@ -138,6 +139,11 @@ pub struct VerdictRecord {
     pub reasons: Vec<String>,
     /// The checks that an override must waive; `None` where nobody may override.
     pub waivable: Option<Vec<String>>,
+    /// Frozen data of the suite that it asked.
+    pub queried: Vec<Sha256>,
+    /// What the error budget of the line of candidates says; none in verdicts from before there was
+    /// one.
+    pub line: Option<LineEvidence>,
     /// When.
     pub issued_at: DateTime<Utc>,
 }
@@ -205,6 +211,8 @@ pub struct State {
     generations: Vec<GenerationRecord>,
     promotions: u64,
     blocked: u64,
+    /// How often verdicts asked frozen data.
+    queries: BTreeMap<Sha256, u64>,
     /// Of approvals; each counts once.
     nonces: BTreeSet<String>,
     /// Entries that may not stand where they stand.
@@ -378,6 +386,12 @@ impl State {
     #[must_use]
     pub fn blocked(&self) -> u64 {
         self.blocked
+    }
+
+    /// How many verdicts have asked frozen data so far, whatever suite named it.
+    #[must_use]
+    pub fn queries(&self, data: &Sha256) -> u64 {
+        self.queries.get(data).copied().unwrap_or_default()
     }
 
     /// Whether `fact` may follow, written by `actor` at `now`.
@@ -622,8 +636,13 @@ impl State {
                 reasons,
                 digest,
                 waivable,
+                queried,
+                line,
                 ..
             } => {
+                for data in queried {
+                    *self.queries.entry(data.clone()).or_default() += 1;
+                }
                 self.blocked += u64::from(*outcome == Outcome::Blocked);
                 self.with_generation(generation, |one| {
                     one.verdict = Some(VerdictRecord {
@@ -634,6 +653,8 @@ impl State {
                         outcome: *outcome,
                         reasons: reasons.clone(),
                         waivable: waivable.clone(),
+                        queried: queried.clone(),
+                        line: line.clone(),
                         issued_at: time,
                     });
                     one.state = match outcome {

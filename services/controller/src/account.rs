@@ -211,7 +211,10 @@ fn remedy(check: &CheckResult, verdict: &Verdict) -> Option<String> {
 
 /// One check's finding as a sentence.
 fn sentence(check: &CheckResult, numbers: bool) -> String {
-    let Some(claim) = claim(check) else { return sentence_of(&check.reason) };
+    // Of frozen data not every number may be told.
+    let Some(claim) = claim(check).filter(|_| check.data.is_none()) else {
+        return sentence_of(&check.reason);
+    };
     let figures = figures(check, numbers).map_or(String::new(), |figures| format!(": {figures}"));
     match check.state {
         CheckState::Fail => format!("{}{figures}.", capital(&claim)),
@@ -427,6 +430,7 @@ mod tests {
             id: metric.to_owned(),
             layer: Layer::Quality,
             metric: metric.to_owned(),
+            data: None,
             slice: "overall".to_owned(),
             severity: Severity::Block,
             state,
@@ -479,6 +483,8 @@ mod tests {
             },
             seconds: 1.0,
             environment: std::collections::BTreeMap::default(),
+            frozen: vec![],
+            line: None,
             golden: vec![],
         }
     }

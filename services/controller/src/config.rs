@@ -119,6 +119,9 @@ pub struct PolicyConfig {
     /// Whether a candidate that was judged by another suite than the champion waits for approval, also
     /// when it passed: who changes the suite could let through what they like.
     pub approve_suite_changes: bool,
+    /// What follows where the error budget of the line of candidates asks for more evidence than there
+    /// is.
+    pub error_budget: ErrorBudget,
     /// Jobs of a kind that may fail one after the other before automatic requests wait for half
     /// as many records again.
     pub max_attempts: u32,
@@ -134,9 +137,23 @@ impl Default for PolicyConfig {
             rollback_on_harm: true,
             own_keys: false,
             approve_suite_changes: true,
+            error_budget: ErrorBudget::default(),
             max_attempts: 3,
         }
     }
+}
+
+/// Of all candidates since the anchor, how many wrong promotions policy may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorBudget {
+    /// Each candidate is tested at the suite's level; the verdict says what that adds up to.
+    #[default]
+    Report,
+    /// Policy alone promotes what is no worse than the champion at the level that e-LOND gives its
+    /// place in the line, so that the share of wrong promotions stays bounded however long the line is.
+    /// All else waits for an approval.
+    Strict,
 }
 
 /// Whether a favourable verdict is enough.

@@ -7,6 +7,7 @@ use tidegate_ledger::{
 
 use crate::{
     PolicyConfig,
+    config::ErrorBudget,
     stages::{Tried, tried},
 };
 
@@ -42,6 +43,8 @@ pub(crate) enum Asks {
         now: String,
         before: String,
     },
+    /// The error budget of the line of candidates asks for more evidence.
+    Line(String),
 }
 
 /// Why operators decide about a verdict that does not block; `None` where policy lets it through.
@@ -57,6 +60,10 @@ pub(crate) fn asks(
     if !policy.auto_promote.of(kind) {
         return Some(Asks::Policy(kind));
     }
+    suite_changed(state, verdict, policy).or_else(|| more_evidence(verdict, policy))
+}
+
+fn suite_changed(state: &State, verdict: &VerdictRecord, policy: &PolicyConfig) -> Option<Asks> {
     let champion = verdict.champion.and_then(|id| state.generation(&id));
     let before = champion.and_then(|one| one.verdict.as_ref())?;
     let changed = before.digest.is_some() && before.digest != verdict.digest;
@@ -67,6 +74,18 @@ pub(crate) fn asks(
         };
         Asks::Suite { now: name(verdict), before: name(before) }
     })
+}
+
+/// Of a verdict beside a champion.
+fn more_evidence(verdict: &VerdictRecord, policy: &PolicyConfig) -> Option<Asks> {
+    if policy.error_budget == ErrorBudget::Report || verdict.champion.is_none() {
+        return None;
+    }
+    match &verdict.line {
+        Some(line) if line.holds => None,
+        Some(line) => Some(Asks::Line(line.says.clone())),
+        None => Some(Asks::Line("its verdict is from before there was one".to_owned())),
+    }
 }
 
 /// Approvals of `one` that count at `now`, by policy.
@@ -131,6 +150,9 @@ impl Asks {
                 "it was judged by suite {now} and the champion by {before}: policy asks for approval \
                  when the suite has changed"
             ),
+            Self::Line(says) => {
+                format!("policy keeps the error budget of the line of candidates ({says})")
+            }
         }
     }
 }

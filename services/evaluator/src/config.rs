@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tidegate_curation::NearConfig;
-use tidegate_evaluation::Suite;
+use tidegate_evaluation::{Frozen, Suite};
 use tidegate_model::Task;
 use tidegate_telemetry::energy::{DEFAULT_REGION, grid_intensity};
 
@@ -19,7 +19,7 @@ const REGRESSION_SUITE: &str = include_str!("../../../eval-suites/regression/sui
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluatorConfig {
     /// The suite that judges; the built-in one for classes or for numbers when absent. Read once, at
-    /// start.
+    /// start, with its frozen data, whose files lie beside it.
     pub suite: Option<PathBuf>,
     /// Held-out examples that judge at most: the newest.
     pub max_rows: usize,
@@ -95,6 +95,18 @@ impl EvaluatorConfig {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("evaluator.suite {}", path.display()))?;
         Suite::parse(&text).with_context(|| format!("evaluator.suite {}", path.display()))
+    }
+
+    /// The frozen data of a suite that [`EvaluatorConfig::suite`] gave, verified.
+    ///
+    /// # Errors
+    /// Names the entry, its file and what is not as the suite says.
+    pub fn frozen(&self, suite: &Suite) -> anyhow::Result<Vec<Frozen>> {
+        match &self.suite {
+            None => Ok(vec![]),
+            Some(path) => crate::frozen::read(suite, crate::frozen::folder_of(path))
+                .with_context(|| format!("evaluator.suite {}", path.display())),
+        }
     }
 
     pub(crate) fn validate(&self) -> anyhow::Result<()> {

@@ -168,15 +168,33 @@ impl HeldOut {
 
     /// Which of these examples say what a training-side record under `cut` says.
     pub(crate) fn copies(&self, cut: &Cut<'_>, examples: &[EvalExample]) -> Copies {
-        let key = |example: &EvalExample| ExampleKey::new(&example.domain, &example.id);
-        let judging: HashSet<ExampleKey> = examples.iter().map(key).collect();
-        let is_copy = |row: &&Row| {
-            let at = row.content.and_then(|content| self.contents.get(&content));
-            at.is_some_and(|&(partition, offset)| cut.side(partition, offset).is_some())
-        };
-        let copied = self.rows.iter().filter(is_copy).map(|row| key(&row.example));
-        let same: HashSet<ExampleKey> = copied.filter(|key| judging.contains(key)).collect();
-        let near = examples.iter().filter(|example| !same.contains(&key(example)));
+        let judging: HashSet<ExampleKey> = examples.iter().map(ExampleKey::of).collect();
+        let copied = self.rows.iter().filter(|row| self.is_learnt(cut, row.content));
+        let copied = copied.map(|row| ExampleKey::of(&row.example));
+        let same = copied.filter(|key| judging.contains(key)).collect();
+        self.with_near(same, examples)
+    }
+
+    /// The same of frozen data, whose contents are given in the order of its examples.
+    pub(crate) fn copies_of(
+        &self,
+        cut: &Cut<'_>,
+        examples: &[EvalExample],
+        contents: &[Option<u128>],
+    ) -> Copies {
+        let both = examples.iter().zip(contents);
+        let copied = both.filter(|(_, content)| self.is_learnt(cut, **content));
+        self.with_near(copied.map(|(example, _)| ExampleKey::of(example)).collect(), examples)
+    }
+
+    /// Whether a training-side record under `cut` says this.
+    fn is_learnt(&self, cut: &Cut<'_>, content: Option<u128>) -> bool {
+        let at = content.and_then(|content| self.contents.get(&content));
+        at.is_some_and(|&(partition, offset)| cut.side(partition, offset).is_some())
+    }
+
+    fn with_near(&self, same: HashSet<ExampleKey>, examples: &[EvalExample]) -> Copies {
+        let near = examples.iter().filter(|example| !same.contains(&ExampleKey::of(example)));
         let like = |example: &EvalExample| {
             let (trained, similarity) = self.like.as_ref()?.find(&example.input.parts)?;
             Some(NearCopy { held_out: example.id.clone(), trained, similarity })

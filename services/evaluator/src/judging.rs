@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use tidegate_contracts::{GenerationId, JobKind, Manifest, Outcome, Verdict, Window};
 use tidegate_evaluation::{
-    Copies, EvalExample, Evaluation, Line, Memory, Refusal, Subject, Suite, evaluate,
+    Copies, EvalExample, Evaluation, FrozenSet, Line, Memory, Refusal, Subject, Suite, evaluate,
 };
 use tidegate_ledger::{ArtifactError, Fact, GenerationRecord, State};
 use tidegate_model::{Model, in_background};
@@ -29,7 +29,7 @@ impl Loaded {
 }
 
 /// Whether another try may find it healed.
-fn heals(error: &ArtifactError) -> bool {
+pub(crate) fn heals(error: &ArtifactError) -> bool {
     match error {
         ArtifactError::Store(_) => true,
         ArtifactError::File { source, .. } => heals(source),
@@ -83,9 +83,10 @@ impl Evaluator {
         let candidate = match self.load(&record.id).await? {
             Ok(loaded) => loaded,
             // What it would have answered with is not known.
-            Err(reason) => return refuse(&self.suites.classes, reason),
+            Err(reason) => return refuse(&self.suites.classes.suite, reason),
         };
-        let suite = self.suites.of(&candidate.model).clone();
+        let in_force = self.suites.of(&candidate.model).clone();
+        let suite = Arc::clone(&in_force.suite);
         let champion = match champion {
             None => None,
             Some(id) => match self.load(&id).await? {
@@ -127,6 +128,7 @@ impl Evaluator {
         };
         let examples = self.held_out.examples(&cut, self.config.max_rows);
         let copies = self.held_out.copies(&cut, &examples);
+        let frozen = self.frozen_sets(&in_force, state, &cut).await?;
         let labels = match &champion {
             None => vec![],
             Some(_) => {
@@ -142,6 +144,7 @@ impl Evaluator {
             anchor,
             examples,
             copies,
+            frozen,
             labels,
             window: record.window.clone(),
             line: line(state, &record.id),
@@ -203,6 +206,7 @@ struct Task {
     anchor: Option<Loaded>,
     examples: Vec<EvalExample>,
     copies: Copies,
+    frozen: Vec<FrozenSet>,
     labels: Vec<EvalExample>,
     window: Window,
     line: Line,
@@ -221,6 +225,7 @@ impl Task {
             window_labels: &self.labels,
             trained: held_out.trained(),
             copies: &self.copies,
+            frozen: &self.frozen,
             window: &self.window,
             line: self.line,
             region: &self.region,

@@ -8,12 +8,14 @@
 //! |---|---|
 //! | ledger, stream or store away | a log line, a wait, the same again |
 //! | a file of the candidate missing or altered, a model that cannot be built or does not answer | a verdict that blocks, with this reason |
+//! | a file of the suite's frozen data gone or changed | checks on it are errors: a verdict that blocks where they block |
 //! | shutdown, lease lost | what was measured is dropped; the next holder judges anew |
 //!
 //! Held-out examples are those that curation set aside; of these, what lies in a blocked
 //! candidate's window never judges again: labels that are not believed must not be held against
 //! anybody.
 mod config;
+pub mod frozen;
 mod held_out;
 mod judging;
 mod live;

@@ -11,7 +11,9 @@ use tidegate_model::{Device, Model, Task};
 use tidegate_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{EvaluatorConfig, held_out::HeldOut, judging::Loaded, live::Watch, stages::Trial};
+use crate::{
+    EvaluatorConfig, frozen::Known, held_out::HeldOut, judging::Loaded, live::Watch, stages::Trial,
+};
 
 /// The lease that one evaluator holds.
 const LEASE: &str = "evaluator";
@@ -47,18 +49,33 @@ pub(crate) struct Evaluator {
 
 /// The suites in force.
 pub(crate) struct Suites {
-    pub(crate) classes: Arc<Suite>,
-    pub(crate) numbers: Arc<Suite>,
+    pub(crate) classes: InForce,
+    pub(crate) numbers: InForce,
+}
+
+/// A suite, and its frozen data.
+#[derive(Clone)]
+pub(crate) struct InForce {
+    pub(crate) suite: Arc<Suite>,
+    pub(crate) frozen: Arc<[Known]>,
 }
 
 impl Suites {
     fn new(config: &EvaluatorConfig) -> anyhow::Result<Self> {
-        let of = |task| config.suite(task).map(Arc::new);
-        Ok(Self { classes: of(Task::Classification)?, numbers: of(Task::Regression)? })
+        let of = |task| {
+            let suite = config.suite(task)?;
+            let frozen = config.frozen(&suite)?.into_iter().map(Known::new).collect();
+            anyhow::Ok(InForce { suite: Arc::new(suite), frozen })
+        };
+        let numbers = of(Task::Regression)?;
+        // A suite of one's own judges both.
+        let classes =
+            if config.suite.is_some() { numbers.clone() } else { of(Task::Classification)? };
+        Ok(Self { classes, numbers })
     }
 
     /// The one that judges such a model.
-    pub(crate) fn of(&self, model: &Model) -> &Arc<Suite> {
+    pub(crate) fn of(&self, model: &Model) -> &InForce {
         if model.levels().is_some() { &self.numbers } else { &self.classes }
     }
 }
@@ -78,11 +95,13 @@ pub async fn run(
     config.validate()?;
     ledger.can_sign_for(&Holder::Evaluator)?;
     let suites = Suites::new(&config)?;
-    for reference in [suites.classes.reference(), suites.numbers.reference()] {
+    for in_force in [&suites.classes, &suites.numbers] {
+        let reference = in_force.suite.reference();
         tracing::info!(
             suite = reference.name,
             version = reference.version,
             digest = reference.digest.short(),
+            frozen = in_force.frozen.len(),
             "a suite in force"
         );
     }

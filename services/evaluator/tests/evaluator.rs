@@ -3,6 +3,7 @@ mod house;
 
 use house::{House, Labels};
 use tidegate_contracts::{CheckState, JobKind, Outcome};
+use tidegate_evaluation::pin;
 use tidegate_ledger::StageOutcome;
 use tidegate_model::{Device, Input, Model};
 
@@ -161,4 +162,72 @@ async fn a_stage_ends_by_itself_in_harm_and_in_a_pass() {
     assert_eq!((end.evidence.requests, end.evidence.agreed, end.evidence.errors), (60, 60, 0));
     assert!(end.evidence.labels >= 100, "{end:?}");
     evaluator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_data_is_asked_within_its_budget_and_verified_before_each_use() {
+    let house = House::build().await;
+    let old = house::frozen(0..400);
+    let (sha256, rows) = pin("old.jsonl", &old).unwrap();
+    house.beside_suite("old.jsonl", &old);
+    let suite = |budget: u32| {
+        format!(
+            "{{format: 1, name: past, version: '{budget}', data: [{{id: old, tier: open, role: past, path: \
+             old.jsonl, sha256: '{sha256}', rows: {rows}, query_budget: {budget}}}], checks: [{{id: old, \
+             layer: retention, metric: accuracy, data: old, floor: 0.8, severity: block}}, {{id: forgetting, \
+             layer: retention, metric: forgetting_max, data: old, ceil: 0.3, severity: block}}]}}"
+        )
+    };
+    let evaluator = house.start_with(&suite(2));
+    house.publish(0..400, Labels::True).await;
+    let first = house.train(JobKind::ColdStart, 0..400, None).await;
+    let verdict = house.verdict(&first).await;
+    assert_eq!(verdict.outcome, Outcome::AutoPromote, "{:#?}", verdict.reasons);
+    assert_eq!((verdict.frozen[0].queries, house.queries(&sha256).await), (1, 1));
+    house.promote(&first).await;
+
+    // What the first knew is remembered from its verdict; the second query is the last.
+    house.publish(400..500, Labels::True).await;
+    let second = house.train(JobKind::HotUpdate, 400..500, Some(&first)).await;
+    let verdict = house.verdict(&second).await;
+    assert_eq!(verdict.outcome, Outcome::AutoPromote, "{:#?}", verdict.reasons);
+    let state = |id: &str| verdict.checks.iter().find(|check| check.id == id).unwrap().state;
+    assert_eq!(state("forgetting"), CheckState::Pass);
+    let scores: Vec<_> = verdict.frozen[0].scores.iter().map(|score| score.generation).collect();
+    assert_eq!(scores, [first, second]);
+    house.promote(&second).await;
+    let third = house.train(JobKind::HotUpdate, 400..499, Some(&second)).await;
+    let verdict = house.verdict(&third).await;
+    assert_eq!(verdict.outcome, Outcome::NeedsApproval, "{:#?}", verdict.reasons);
+    assert!(verdict.reasons[0].contains("rotate the data"), "{:?}", verdict.reasons);
+    assert_eq!((verdict.frozen[0].left(), house.queries(&sha256).await), (0, 2));
+
+    // Another suite does not make it new; a file that changes under the evaluator blocks.
+    evaluator.stop().await;
+    let evaluator = house.start_with(&suite(9));
+    let fourth = house.train(JobKind::HotUpdate, 400..498, Some(&second)).await;
+    assert_eq!(house.verdict(&fourth).await.frozen[0].queries, 3);
+    house.beside_suite("old.jsonl", &house::frozen(0..300));
+    let fifth = house.train(JobKind::HotUpdate, 400..497, Some(&second)).await;
+    let verdict = house.verdict(&fifth).await;
+    assert_eq!(verdict.outcome, Outcome::Blocked, "{:#?}", verdict.reasons);
+    assert!(verdict.reasons[0].contains("sha256"), "{:?}", verdict.reasons);
+    evaluator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evaluator_does_not_start_with_frozen_data_that_is_not_what_the_suite_says() {
+    let house = House::build().await;
+    let suite = "{format: 1, name: past, version: '1', data: [{id: old, tier: open, path: old.jsonl, \
+                 sha256: '0000000000000000000000000000000000000000000000000000000000000000', rows: 1}], \
+                 checks: [{id: old, layer: quality, metric: accuracy, data: old, floor: 0.8, severity: \
+                 block}]}";
+    for (bytes, needle) in [(None, "cannot be read"), (Some(b"{}\n"), "sha256")] {
+        if let Some(bytes) = bytes {
+            house.beside_suite("old.jsonl", bytes);
+        }
+        let error = house.start_with(suite).ended().await.unwrap_err();
+        let said = format!("{error:#}");
+        assert!(said.contains("data `old` (old.jsonl)") && said.contains(needle), "{said}");
+    }
 }

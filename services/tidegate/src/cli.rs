@@ -10,7 +10,7 @@ use tidegate_ledger::Holder;
 
 use crate::{
     config::Config, demo, generate, infer, offline, operate, output::Format, produce, run,
-    selftest, train,
+    selftest, suite, train,
 };
 
 /// Continual learning as a service: events in on Kafka, a gated champion out on gRPC.
@@ -158,7 +158,7 @@ pub(crate) enum Command {
     /// Evaluation suites.
     Suite {
         #[command(subcommand)]
-        command: SuiteCommand,
+        command: suite::SuiteCommand,
     },
     /// Training recipes.
     Recipe {
@@ -239,18 +239,6 @@ pub(crate) enum KeysCommand {
 }
 
 #[derive(Subcommand)]
-pub(crate) enum SuiteCommand {
-    /// Parse a suite and print for every check what it can tell at a sample size.
-    Check {
-        /// The suite (YAML); the one in force by the configuration when absent.
-        path: Option<PathBuf>,
-        /// Held-out examples to reckon with.
-        #[arg(long, default_value_t = 500)]
-        n: u64,
-    },
-}
-
-#[derive(Subcommand)]
 pub(crate) enum RecipeCommand {
     /// Print the recipe in force, as TOML.
     Show,
@@ -306,9 +294,7 @@ pub(crate) async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             offline::keys_make(&holders, &dir)
         }
         Command::Keys { command: KeysCommand::List } => offline::keys_list(&global),
-        Command::Suite { command: SuiteCommand::Check { path, n } } => {
-            offline::suite_check(&global, path.as_deref(), n)
-        }
+        Command::Suite { command } => suite::run(&global, command).await,
         Command::Recipe { command: RecipeCommand::Show } => offline::recipe_show(&global),
         Command::Config { command: ConfigCommand::Show } => offline::config_show(&global),
         Command::Completions { shell } => {

@@ -14,6 +14,7 @@ mod output;
 mod produce;
 mod run;
 mod selftest;
+mod suite;
 mod train;
 
 use std::process::ExitCode;

@@ -1,10 +1,8 @@
 //! Commands that need no running service.
 use std::{path::Path, process::ExitCode, time::Duration};
 
-use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use tidegate_contracts::proto::v1;
-use tidegate_evaluation::Suite;
 use tidegate_ledger::{Holder, Keys, audit_at_rest, seal};
 
 use crate::{
@@ -79,42 +77,6 @@ pub(crate) fn keys_list(global: &Global) -> anyhow::Result<ExitCode> {
     let all: Vec<_> = keys.trusted().map(|(id, holder)| (holder.to_string(), id)).collect();
     let rows = all.iter().map(|(holder, id)| vec![holder.clone(), id.to_string()]).collect();
     print(global.output, &all, &["holder", "key"], rows)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-pub(crate) fn suite_check(
-    global: &Global,
-    path: Option<&Path>,
-    n: u64,
-) -> anyhow::Result<ExitCode> {
-    let suite = match path {
-        None => {
-            let config = global.load()?;
-            config.evaluator.suite(config.trainer.recipe()?.architecture.task)?
-        }
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-            Suite::parse(&text)?
-        }
-    };
-    let lint = suite.lint(n);
-    let header = ["check", "layer", "metric", "slice", "severity", "rule", "can tell at this n"];
-    let rows = lint.iter().map(|line| {
-        vec![
-            line.id.clone(),
-            line.layer.as_str().to_owned(),
-            line.metric.clone(),
-            line.slice.clone(),
-            format!("{:?}", line.severity).to_lowercase(),
-            line.rule.clone(),
-            line.resolution.clone(),
-        ]
-    });
-    print(global.output, &lint, &header, rows.collect())?;
-    if global.output == Format::Table {
-        let suite = suite.reference();
-        println!("suite {} {} ({}), n = {n}", suite.name, suite.version, suite.digest.short());
-    }
     Ok(ExitCode::SUCCESS)
 }
 

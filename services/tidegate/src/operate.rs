@@ -363,6 +363,14 @@ fn verdict_fields(one: &v1::Verdict) -> Vec<(&'static str, String)> {
             let line = format!("{}: {}: {}", check.id, check.state.as_str(), check.reason);
             fields.push((check.layer.as_str(), line));
         }
+        for one in &document.frozen {
+            let (id, asked) = (&one.id, one.not_asked.as_deref().unwrap_or("asked"));
+            let (used, budget, left) = (one.queries, one.query_budget, one.left());
+            let tier = one.tier.as_str();
+            let line = format!("{id} ({tier}): {asked}; {used} of {budget} queries, {left} left");
+            fields.push(("data", line));
+        }
+        fields.extend(document.line.map(|line| ("error budget", line.says)));
     }
     fields
 }

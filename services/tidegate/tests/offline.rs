@@ -68,6 +68,66 @@ fn a_suite_says_what_it_can_tell_at_a_sample_size() {
 }
 
 #[test]
+fn frozen_data_is_pinned_into_a_suite_and_verified() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let rows = r#"{"id":"a","parts":[{"text":"hello"}],"label":"ham","groups":{"format":"html"}}
+{"id":"b","parts":[{"text":"free"}],"label":"spam"}
+"#;
+    put("old.jsonl", rows);
+    put(
+        "suite.yaml",
+        "format: 1\nname: s\nversion: '1'\ndata:\n  # Ours.\n  - {id: old, tier: gate, path: \
+         old.jsonl}\nchecks:\n  - {id: a, layer: quality, metric: accuracy, data: old, floor: 0.5, \
+         severity: block}\n",
+    );
+    let check = |args: &[&str]| tidegate(folder.path(), &[&["suite", "check"], args].concat());
+    let unpinned = check(&["suite.yaml"]);
+    assert!(text(&unpinned.stderr).contains("tidegate suite pin"), "{}", text(&unpinned.stderr));
+    let shown = tidegate(folder.path(), &["suite", "pin", "suite.yaml", "--output", "json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!((&shown[0]["rows"], &shown[0]["pinned"]), (&2.into(), &false.into()));
+    let pinned = tidegate(folder.path(), &["suite", "pin", "suite.yaml", "--write"]);
+    assert!(pinned.status.success(), "{}", text(&pinned.stderr));
+    let suite = std::fs::read_to_string(folder.path().join("suite.yaml")).unwrap();
+    let hash = shown[0]["sha256"].as_str().unwrap();
+    assert!(suite.contains(hash) && suite.contains("# Ours."), "{suite}");
+
+    let good = check(&["suite.yaml"]);
+    let said = text(&good.stdout);
+    assert!(good.status.success(), "{}", text(&good.stderr));
+    for needle in
+        ["old: overall", "gate", &hash[..12], "format=html 1", "2 examples, 30 are needed"]
+    {
+        assert!(said.contains(needle), "{needle}: {said}");
+    }
+    put("old.jsonl", &rows.replace("hello", "hullo"));
+    let changed = check(&["suite.yaml"]);
+    let error = text(&changed.stderr);
+    assert!(error.contains("data `old` (old.jsonl)") && error.contains("sha256"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_out_of_the_suites_folder_is_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mine = folder.path().join("mine");
+    std::fs::create_dir(&mine).unwrap();
+    let row = r#"{"id":"a","parts":[{"text":"hello"}],"label":"ham"}"#;
+    std::fs::write(folder.path().join("outside.jsonl"), row).unwrap();
+    std::os::unix::fs::symlink("../outside.jsonl", mine.join("old.jsonl")).unwrap();
+    std::fs::write(
+        mine.join("suite.yaml"),
+        "format: 1\nname: s\nversion: '1'\ndata:\n  - {id: old, tier: open, path: old.jsonl}\nchecks: \
+         []\n",
+    )
+    .unwrap();
+    let pin = tidegate(folder.path(), &["suite", "pin", "mine/suite.yaml"]);
+    assert!(!pin.status.success());
+    assert!(text(&pin.stderr).contains("leads out"), "{}", text(&pin.stderr));
+}
+
+#[test]
 fn every_shell_gets_its_completion_and_wrong_usage_is_code_2() {
     let folder = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish"] {

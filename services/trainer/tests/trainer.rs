@@ -213,6 +213,8 @@ async fn a_request_becomes_a_candidate_and_the_next_window_begins_where_it_ended
             reasons: vec![],
             digest: Some(verdict),
             waivable: None,
+            queried: vec![],
+            line: None,
             seal: None,
         })
         .await;

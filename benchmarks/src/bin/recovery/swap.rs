@@ -330,6 +330,8 @@ impl Maker {
             },
             seconds: 0.0,
             environment: BTreeMap::new(),
+            frozen: vec![],
+            line: None,
             golden: vec![golden],
         }
     }

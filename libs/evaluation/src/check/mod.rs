@@ -4,17 +4,19 @@ mod drift;
 mod groups;
 mod load;
 mod quality;
+mod retention;
 mod trigger;
 
 use tidegate_contracts::{CheckResult, CheckState};
 
 use crate::{
-    Baseline, Bound, Check, Slice, Under,
+    Baseline, Bound, Check, Evaluation, Slice, Under,
     bootstrap::{Bootstrapped, Resampling},
     evidence::{Evidence, Table},
     judge::{Finding, Limit, chance, judge, not_judged, rule, words},
     load::Throughput,
     metric::{Answers, Family},
+    shown::{self, Shown},
     stats::Interval,
 };
 
@@ -64,10 +66,30 @@ pub(crate) fn run(check: &Check, evidence: &Evidence<'_>) -> Judged {
     } else {
         find(check, evidence)
     };
-    let mut result = CheckResult {
+    let mut result = blank(check, level);
+    let chance = match found {
+        Err(not) => {
+            (result.state, result.n, result.candidate) = (not.state, not.n, not.candidate);
+            result.reason = not_judged(check, &not.why);
+            None
+        }
+        Ok(found) => conclude(check, evidence, &found, &mut result),
+    };
+    Judged { result, chance }
+}
+
+/// A check on frozen data that is not asked.
+pub(crate) fn closed(check: &Check, of: &Evaluation<'_>, state: CheckState, why: &str) -> Judged {
+    let reason = not_judged(check, why);
+    Judged { result: CheckResult { state, reason, ..blank(check, of.level(check)) }, chance: None }
+}
+
+fn blank(check: &Check, level: f64) -> CheckResult {
+    CheckResult {
         id: check.id.clone(),
         layer: check.layer,
         metric: check.metric.as_str().to_owned(),
+        data: check.data.clone(),
         slice: check.place(),
         severity: check.severity,
         state: CheckState::Error,
@@ -80,16 +102,7 @@ pub(crate) fn run(check: &Check, evidence: &Evidence<'_>) -> Judged {
         chance: None,
         rule: rule(check, Limit::new(check, 0, 2)),
         reason: String::new(),
-    };
-    let chance = match found {
-        Err(not) => {
-            (result.state, result.n, result.candidate) = (not.state, not.n, not.candidate);
-            result.reason = not_judged(check, &not.why);
-            None
-        }
-        Ok(found) => conclude(check, evidence, &found, &mut result),
-    };
-    Judged { result, chance }
+    }
 }
 
 fn conclude(
@@ -113,14 +126,34 @@ fn conclude(
         }
     }
     result.state = state;
-    result.candidate = found.candidate;
-    result.baseline = found.baseline;
-    result.interval = found.interval.map(Interval::pair);
     result.method = found.method.to_owned();
     result.n = found.n;
     result.rule = rule(check, limit);
-    result.reason = words(check, limit, found, state, result.level) + &note;
-    chance(check.metric, limit, found, result.level)
+    let frozen = evidence.frozen.as_ref();
+    let (tier, best) = (frozen.map(|f| f.tier), frozen.and_then(|f| f.shown.get(&check.id)));
+    match Shown::new(tier, check, found, result.level, best.copied()) {
+        Shown::Whole => {
+            show(check, limit, found, result);
+            result.reason += &note;
+            return chance(check.metric, limit, found, result.level);
+        }
+        Shown::Rounded(found) => {
+            show(check, limit, &found, result);
+            result.reason += &found.note;
+        }
+        Shown::Same(best) => {
+            (result.candidate, result.reason) = (Some(best), shown::same(check, best));
+        }
+        Shown::Nothing => result.reason = shown::sealed(check, state),
+    }
+    None
+}
+
+fn show(check: &Check, limit: Limit, found: &Finding, result: &mut CheckResult) {
+    result.candidate = found.candidate;
+    result.baseline = found.baseline;
+    result.interval = found.interval.map(Interval::pair);
+    result.reason = words(check, limit, found, result.state, result.level);
 }
 
 fn find(check: &Check, evidence: &Evidence<'_>) -> Found {
@@ -151,6 +184,7 @@ fn find(check: &Check, evidence: &Evidence<'_>) -> Found {
         Family::Quality if check.bound.is_relative() => quality::versus(check, evidence),
         Family::Quality => quality::alone(check, evidence),
         Family::Gap => groups::gap(check, evidence),
+        Family::Retention => retention::retention(check, evidence),
         Family::Drift => drift::drift(check, evidence),
         Family::Agreement => agreement::agreement(check, evidence),
         Family::Trigger => trigger::trigger(check, evidence),
@@ -195,7 +229,7 @@ fn table<'e>(check: &Check, evidence: &'e Evidence<'_>) -> &'e Table {
 }
 
 /// Rows of the table that lie in the check's slice.
-fn rows(check: &Check, evidence: &Evidence<'_>) -> Vec<usize> {
+pub(crate) fn rows(check: &Check, evidence: &Evidence<'_>) -> Vec<usize> {
     let examples = evidence.of.examples;
     let inside = |&row: &usize| {
         let example = &examples[table(check, evidence).examples[row]];

@@ -2,7 +2,9 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tidegate_contracts::{Actor, ArtifactHash, EntryHash, GenerationId, Outcome};
+use tidegate_contracts::{
+    Actor, ArtifactHash, EntryHash, GenerationId, LineEvidence, Outcome, Sha256,
+};
 
 use super::{Envelope, SigningKey};
 use crate::{Fact, Head, PromotedBy, Stage, StageEvidence, StageOutcome, StageTerms, State};
@@ -38,6 +40,10 @@ enum Predicate {
         outcome: Outcome,
         reasons: Vec<String>,
         waivable: Option<Vec<String>>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        queried: Vec<Sha256>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        line: Option<LineEvidence>,
         place: Place,
     },
     #[serde(rename = "https://tidegate.dev/approval/v1")]
@@ -163,6 +169,8 @@ impl Statement {
                 reasons,
                 digest,
                 waivable,
+                queried,
+                line,
                 seal: _,
             } => {
                 let subjects = vec![
@@ -178,6 +186,8 @@ impl Statement {
                     outcome: *outcome,
                     reasons: reasons.clone(),
                     waivable: waivable.clone(),
+                    queried: queried.clone(),
+                    line: line.clone(),
                     place,
                 };
                 Some(Self::new(subjects, predicate))

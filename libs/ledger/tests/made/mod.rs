@@ -98,6 +98,7 @@ fn verdict(
             id: "accuracy".into(),
             layer: Layer::Quality,
             metric: "accuracy".into(),
+            data: None,
             slice: "overall".into(),
             severity: Severity::Block,
             state,
@@ -122,6 +123,8 @@ fn verdict(
         },
         seconds: 0.0,
         environment: BTreeMap::new(),
+        frozen: vec![],
+        line: None,
         golden: vec![],
     }
 }

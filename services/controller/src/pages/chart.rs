@@ -295,6 +295,7 @@ mod tests {
                 id: "x".to_owned(),
                 layer: tidegate_contracts::Layer::Quality,
                 metric: "accuracy".to_owned(),
+                data: None,
                 slice: "overall".to_owned(),
                 severity: tidegate_contracts::Severity::Block,
                 state: tidegate_contracts::CheckState::Fail,

@@ -1,6 +1,8 @@
 //! A verdict: the candidate beside the champion, layer by layer.
 use maud::{Markup, html};
-use tidegate_contracts::{CheckResult, CheckState, Layer, Outcome, Severity, Verdict};
+use tidegate_contracts::{
+    CheckResult, CheckState, FrozenUse, Layer, Outcome, Severity, Tier, Verdict,
+};
 
 use super::{
     chart, slices,
@@ -57,7 +59,45 @@ pub(super) fn view(verdict: &Verdict) -> Markup {
                 }
             }
         }
+        (frozen(&verdict.frozen))
         (evidence(verdict))
+    }
+}
+
+/// Frozen data of the suite: who asked it, and how often it may be asked.
+fn frozen(all: &[FrozenUse]) -> Markup {
+    html! {
+        @if !all.is_empty() {
+            h3 { "Frozen data" }
+            table role="table" {
+                caption.quiet { "Data beside the suite. Each verdict that asks it is a query; when the budget is used up it judges nobody, and is to be rotated. Of tier gate numbers are rounded and shown where they are better than before, of tier sealed only whether a check passed." }
+                thead role="rowgroup" {
+                    tr role="row" {
+                        @for name in ["Data", "Tier", "Examples", "Queries", "Left", "In this verdict"] {
+                            th role="columnheader" scope="col" { (name) }
+                        }
+                    }
+                }
+                tbody role="rowgroup" {
+                    @for one in all {
+                        tr role="row" {
+                            td role="cell" { b { (one.id) } " " code { (one.sha256.short()) } }
+                            td role="cell" data-name="tier" { (one.tier.as_str()) }
+                            td.number role="cell" data-name="examples" { (one.rows) }
+                            td.number role="cell" data-name="queries" { (one.queries) " of " (one.query_budget) }
+                            td.number role="cell" data-name="left" { (one.left()) }
+                            td role="cell" {
+                                @match &one.not_asked {
+                                    Some(why) => { "not asked: " (why) },
+                                    None if one.tier == Tier::Sealed => b { "opened" },
+                                    None => "asked",
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -136,6 +176,7 @@ fn evidence(verdict: &Verdict) -> Markup {
             @if let Some(joules) = energy.joules { ", " (format!("{:.0} J", joules.0)) " by " (energy.method) }
             @if let Some(grams) = energy.gco2e { ", " (format!("{:.3} gCO₂e", grams.0)) " (" (energy.region) ")" }
             "."
+            @if let Some(line) = &verdict.line { " Error budget: " (line.says) "." }
             @if data.leaked > 0 { " " b { (data.leaked) " of the examples were also trained on." } }
         }
         details {

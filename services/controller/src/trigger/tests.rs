@@ -92,6 +92,8 @@ impl Desk {
             reasons: vec![],
             digest: Some(ArtifactHash::of(b"s")),
             waivable: None,
+            queried: vec![],
+            line: None,
             seal: None,
         })
         .await;

@@ -1,7 +1,7 @@
 //! Approvals with the approver's own signature, and those that are somebody's who may not.
 use chrono::{TimeDelta, Utc};
 use serde_json::json;
-use tidegate_contracts::{Actor, ArtifactHash, JobKind, Outcome, Role, proto::v1};
+use tidegate_contracts::{Actor, ArtifactHash, JobKind, LineEvidence, Outcome, Role, proto::v1};
 use tidegate_ledger::{Consent, Envelope, seal::SigningKey};
 use tonic::Code;
 
@@ -175,6 +175,32 @@ async fn another_suite_than_the_champions_waits_for_approval() {
         // By the same suite again, policy goes on alone.
         let next = house.candidate_as(JobKind::HotUpdate, Outcome::AutoPromote, easier).await;
         house.until("the next is promoted", |state| state.champion() == Some(next.id)).await;
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_strict_error_budget_waits_for_approval_where_there_is_too_little_evidence() {
+    let strict = json!({"error_budget": "strict"});
+    for (policy, holds, waits) in
+        [(strict.clone(), false, true), (strict, true, false), (json!({}), false, false)]
+    {
+        let house = House::with_broker(config(json!({ "policy": policy }))).await;
+        house.champion(JobKind::ColdStart).await;
+        let running = house.start();
+        let says = "e-LOND asks for evidence of 131.6, and there is evidence of 41.0".to_owned();
+        let evidence = move |document: &mut tidegate_contracts::Verdict| {
+            document.line = Some(LineEvidence { holds, says: says.clone() });
+        };
+        let made = house.candidate_as(JobKind::HotUpdate, Outcome::AutoPromote, evidence).await;
+        let mut grpc = house.grpc().await;
+        if waits {
+            let refused = grpc.promote(crate::house::promotion(&made, "ana")).await.unwrap_err();
+            let words = ["error budget", "131.6", "41.0", "1 more needed"];
+            assert!(words.iter().all(|word| refused.message().contains(word)), "{refused}");
+            grpc.approve(approval(&made, "ana")).await.unwrap();
+        }
+        house.until("it is promoted", |state| state.champion() == Some(made.id)).await;
         running.stop().await;
     }
 }

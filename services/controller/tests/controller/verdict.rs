@@ -2,8 +2,8 @@
 use chrono::Utc;
 use tidegate_contracts::{
     ArtifactHash, Changed, CheckResult, CheckState, Class, DataEvidence, Domain, EnergyEvidence,
-    EventId, GramsCo2e, Joules, Layer, ModelAnswer, Outcome, Severity, SliceKind, SliceResult,
-    SuiteRef, Verdict,
+    EventId, FrozenUse, GramsCo2e, Joules, Layer, ModelAnswer, Outcome, Severity, SliceKind,
+    SliceResult, SuiteRef, Tier, Verdict,
 };
 use tidegate_ledger::{GenerationRecord, State};
 
@@ -49,8 +49,28 @@ pub(crate) fn document(state: &State, one: &GenerationRecord, outcome: Outcome) 
         },
         seconds: 8.4,
         environment: [("cpus".to_owned(), "2".to_owned())].into(),
+        frozen: frozen(),
+        line: None,
         golden: vec![],
     }
+}
+
+fn frozen() -> Vec<FrozenUse> {
+    let one = |id: &str, tier, not_asked: Option<&str>| FrozenUse {
+        id: id.to_owned(),
+        tier,
+        sha256: "0f".repeat(32).parse().expect("64 digits"),
+        rows: 1_500,
+        queries: 7,
+        query_budget: 90,
+        not_asked: not_asked.map(str::to_owned),
+        scores: vec![],
+        shown: [].into(),
+    };
+    vec![
+        one("past-q3", Tier::Gate, None),
+        one("vault", Tier::Sealed, Some("sealed, and opened by a cold_start only")),
+    ]
 }
 
 fn checks(outcome: Outcome, against: bool) -> Vec<CheckResult> {
@@ -61,6 +81,7 @@ fn checks(outcome: Outcome, against: bool) -> Vec<CheckResult> {
             id: id.to_owned(),
             layer,
             metric: metric.to_owned(),
+            data: None,
             slice: "overall".to_owned(),
             severity,
             state,

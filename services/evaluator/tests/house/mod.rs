@@ -7,7 +7,7 @@ use std::{
 use chrono::Utc;
 use prost::Message as _;
 use tidegate_contracts::{
-    Class, ContentType, Curated, Event, GenerationId, JobId, JobKind, Offset, Partition,
+    Class, ContentType, Curated, Event, GenerationId, JobId, JobKind, Offset, Partition, Sha256,
     SourcePosition, Split, Verdict, Window, proto::v1,
 };
 use tidegate_evaluator::EvaluatorConfig;
@@ -45,6 +45,11 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Waits for it to end by itself.
+    pub(crate) async fn ended(self) -> anyhow::Result<()> {
+        self.task.await.unwrap()
+    }
+
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.unwrap().unwrap();
@@ -92,6 +97,14 @@ fn record(at: usize, labels: Labels) -> Curated {
     Curated { labelled_at: Some(event.time), event, split, source }
 }
 
+/// Held-out events as JSON lines.
+pub(crate) fn frozen(records: Range<usize>) -> Vec<u8> {
+    let held_out = records.map(|at| record(at, Labels::True)).filter(|r| r.split == Split::Eval);
+    let line =
+        |curated: Curated| [curated.event.encode(ContentType::Json), b"\n".to_vec()].concat();
+    held_out.flat_map(line).collect()
+}
+
 impl House {
     pub(crate) async fn build() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -114,6 +127,16 @@ impl House {
         let path = self.folder.path().join("suite.yaml");
         std::fs::write(&path, suite).unwrap();
         self.run(EvaluatorConfig { suite: Some(path), ..EvaluatorConfig::default() })
+    }
+
+    /// Puts a file beside the suite.
+    pub(crate) fn beside_suite(&self, name: &str, bytes: &[u8]) {
+        std::fs::write(self.folder.path().join(name), bytes).unwrap();
+    }
+
+    /// How often verdicts asked frozen data, by the ledger.
+    pub(crate) async fn queries(&self, data: &Sha256) -> u64 {
+        self.ledger.state().await.unwrap().queries(data)
     }
 
     fn run(&self, config: EvaluatorConfig) -> Running {

@@ -67,7 +67,7 @@ fn try_all(args: &SelftestArgs) -> anyhow::Result<Report> {
         None => crate::demo::SUITE.to_owned(),
         Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
     };
-    let suite = Suite::parse(&text)?;
+    let suite = Suite::parse(&text)?.of_stream();
     let mails = corpus::read(&args.corpus)?;
     let twins = if args.twins.is_empty() { Twin::ALL.to_vec() } else { args.twins.clone() };
     let bar = progress(u64::from(args.runs) * twins.len() as u64);

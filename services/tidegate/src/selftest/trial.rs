@@ -57,6 +57,7 @@ pub(super) fn judge(
             champion: Some(champion.subject()),
             anchor: Some(champion.subject()),
             examples: &candidate.examples,
+            frozen: &[],
             window_labels: &window_labels,
             trained: &stage.trained(&candidate.learnt),
             copies: &stage.copies(&candidate.learnt),
