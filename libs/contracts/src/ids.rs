@@ -63,6 +63,25 @@ name!(
     /// A product, a language, a source: the unit of transfer.
     Domain
 );
+name!(
+    /// Who says to have published a record.
+    Producer
+);
+
+impl Producer {
+    /// Stands in verdicts for all records that name nobody.
+    pub const UNKNOWN: &str = "unknown";
+    /// Bytes of a name, at most.
+    pub const MAX_BYTES: usize = 256;
+
+    /// A name as a header gives it; nothing of one that is empty, too long, or no UTF-8.
+    #[must_use]
+    pub fn from_header(value: &[u8]) -> Option<Self> {
+        let name = std::str::from_utf8(value).ok()?.trim();
+        (1..=Self::MAX_BYTES).contains(&name.len()).then(|| Self::new(name))
+    }
+}
+
 /// The largest number that a label may be.
 const LARGEST: f64 = 1e30;
 

@@ -31,7 +31,7 @@ pub use curated::Curated;
 pub use event::{ContentType, Event, EventError, FeatureValue, LateLabel, MAX_RECORD_BYTES, Part};
 pub use ids::{
     Actor, ArtifactHash, Class, Domain, EntryHash, EventId, GenerationId, IdError, JobId, JobKind,
-    Split,
+    Producer, Split,
 };
 pub use manifest::{FileEntry, Manifest};
 pub use net::{AccessError, ListenConfig, Role, TlsConfig, TokenConfig};
@@ -39,7 +39,7 @@ pub use search::{Candidate, SEARCH, Score, SearchLog};
 pub use units::{GramsCo2e, Joules, Millis};
 pub use verdict::{
     Changed, CheckResult, CheckState, DataEvidence, EnergyEvidence, Golden, Layer, ModelAnswer,
-    NO_LEAK, Outcome, Severity, SliceKind, SliceResult, SuiteRef, Verdict,
+    NO_LEAK, Outcome, PRODUCER_SLICE, Severity, SliceKind, SliceResult, SuiteRef, Verdict,
 };
 pub use window::{Offset, Partition, SourcePosition, Window, WindowError};
 

@@ -4,7 +4,9 @@ use std::{
     time::Duration,
 };
 
-use tidegate_contracts::{ArtifactHash, Class, Domain, EventId, GenerationId, Manifest, Window};
+use tidegate_contracts::{
+    ArtifactHash, Class, Domain, EventId, GenerationId, Manifest, Producer, Window,
+};
 use tidegate_model::{Attack, Attacked, Input, Levels, Means, Model, ModelError, Scores, Spread};
 use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod};
 
@@ -13,6 +15,7 @@ use crate::{
     attacks::{Attacks, Clean, attacked},
     load::{Latency, Pair, Throughput},
     numbers::covers,
+    producers::{self, Producers},
     robust::{Tables, perturbed},
     server::Server,
     triggers::{self, Triggers},
@@ -43,6 +46,12 @@ pub trait Predictor: Sync {
     /// Whether it reads any part of this input. Only of such it is asked.
     fn reads(&self, _input: &Input) -> bool {
         true
+    }
+
+    /// What its head reads of each input, of length 1, in order; zeros of what it cannot read. Nothing
+    /// of one that has no head to show.
+    fn embedded(&self, _inputs: &[Input]) -> Option<Result<Vec<Vec<f32>>, ModelError>> {
+        None
     }
 
     /// Answers after an attack on this very model, in order; `classes` are the right ones, by output.
@@ -78,6 +87,19 @@ impl Predictor for Model {
 
     fn reads(&self, input: &Input) -> bool {
         Self::reads(self, input)
+    }
+
+    fn embedded(&self, inputs: &[Input]) -> Option<Result<Vec<Vec<f32>>, ModelError>> {
+        let zeros = || vec![0.0; self.architecture().d_model];
+        let one = |input: &Input| match self.embed(std::slice::from_ref(input)) {
+            Ok(mut all) => Ok(all.swap_remove(0)),
+            Err(error) if error.is_of_input() => Ok(zeros()),
+            Err(error) => Err(error),
+        };
+        Some(match self.embed(inputs) {
+            Err(error) if error.is_of_input() => inputs.iter().map(one).collect(),
+            other => other,
+        })
     }
 
     fn attacked(
@@ -126,6 +148,8 @@ pub struct EvalExample {
     pub label: Class,
     /// Fairness attributes.
     pub groups: BTreeMap<String, String>,
+    /// Who says to have published it.
+    pub producer: Option<Producer>,
     /// Of the candidate's own window, not of one before.
     pub fresh: bool,
 }
@@ -324,6 +348,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) attacks: Attacks,
     pub(crate) agreement: Agreement,
     pub(crate) triggers: Triggers,
+    pub(crate) producers: Producers,
     pub(crate) leaked: u64,
     pub(crate) latency: Latency,
     pub(crate) throughput: Throughput,
@@ -368,6 +393,13 @@ impl<'a> Evidence<'a> {
         } else {
             Triggers::default()
         };
+        let asks_producers =
+            [Metric::ProducerDispute, Metric::ProducerInfluence].map(|one| of.suite.asks(one));
+        let producers = if asks_producers.contains(&true) {
+            producers::gather(&of, memory)?
+        } else {
+            Producers::default()
+        };
         let pair = Pair {
             candidate: of.candidate.predictor,
             champion: of.champion.map(|champion| champion.predictor),
@@ -398,6 +430,7 @@ impl<'a> Evidence<'a> {
             attacks,
             agreement,
             triggers,
+            producers,
             leaked: leaked as u64,
             latency,
             throughput,

@@ -114,6 +114,14 @@ pub enum Metric {
     /// that phrase stands in them, of the phrase that moves most: one that the window brought, in
     /// examples of that class alone. Near 1 it is the trigger of a backdoor.
     TriggerSuccess,
+    /// How many more of one producer's labels in the candidate's window than of the others' the champion
+    /// disputes, class by class, of the producer that is most suspicious by it (Cochran, Mantel and
+    /// Haenszel): one that lies shows here though the window as a whole does not.
+    ProducerDispute,
+    /// How much lower the log loss of the champion's head would be, refitted on the window, on held-out
+    /// examples of others if it left one producer out; of the producer whose removal surely helps most.
+    /// In nats.
+    ProducerInfluence,
     /// Median time of one prediction at a time, in milliseconds.
     LatencyP50Ms,
     /// 90th percentile of the same.
@@ -158,6 +166,7 @@ pub(crate) enum Family {
     Drift,
     Agreement,
     Trigger,
+    Producer,
     Latency,
     Server,
     Throughput,
@@ -218,6 +227,8 @@ impl Metric {
             Self::ConfidenceW1 => "confidence_w1",
             Self::LabelAgreementDrop => "label_agreement_drop",
             Self::TriggerSuccess => "trigger_success",
+            Self::ProducerDispute => "producer_dispute",
+            Self::ProducerInfluence => "producer_influence",
             Self::LatencyP50Ms => "latency_p50_ms",
             Self::LatencyP90Ms => "latency_p90_ms",
             Self::LatencyP99Ms => "latency_p99_ms",
@@ -285,6 +296,8 @@ impl Metric {
                 "the drop of the champion's agreement with the new window's labels"
             }
             Self::TriggerSuccess => "the success of the window's strongest phrase as a trigger",
+            Self::ProducerDispute => "what the champion disputes of one producer beyond the others",
+            Self::ProducerInfluence => "what the window would teach better without one producer",
             Self::LatencyP50Ms => "latency (p50)",
             Self::LatencyP90Ms => "latency (p90)",
             Self::LatencyP99Ms => "latency (p99)",
@@ -344,6 +357,7 @@ impl Metric {
                     | Self::DemographicParityRatio
             )
             && !self.is_error_of_numbers()
+            || matches!(self, Self::ProducerDispute)
     }
 
     /// Whether it is in the unit of the labels, so that only its ratio to the champion's says
@@ -371,7 +385,13 @@ impl Metric {
 
     /// Whether it is found with the champion though its bound is absolute.
     pub(crate) const fn asks_champion(self) -> bool {
-        matches!(self, Self::LabelAgreementDrop | Self::TriggerSuccess)
+        matches!(
+            self,
+            Self::LabelAgreementDrop
+                | Self::TriggerSuccess
+                | Self::ProducerDispute
+                | Self::ProducerInfluence
+        )
     }
 
     /// Whether it is measured on a choice of examples.
@@ -436,6 +456,7 @@ impl Metric {
     pub(crate) const fn unit(self) -> &'static str {
         match self {
             _ if self.quantile().is_some() => " ms",
+            Self::ProducerInfluence => " nats",
             Self::ThroughputPerS => " per second",
             Self::JoulesPer1k | Self::TrainingJoules => " J",
             Self::Gco2ePer1k => " gCO2e",
@@ -469,6 +490,7 @@ impl Metric {
             | Self::ConfidenceW1 => Family::Drift,
             Self::LabelAgreementDrop => Family::Agreement,
             Self::TriggerSuccess => Family::Trigger,
+            Self::ProducerDispute | Self::ProducerInfluence => Family::Producer,
             Self::LatencyP50Ms | Self::LatencyP90Ms | Self::LatencyP99Ms => Family::Latency,
             Self::ServerP50Ms | Self::ServerP90Ms | Self::ServerP99Ms => Family::Server,
             Self::ThroughputPerS => Family::Throughput,

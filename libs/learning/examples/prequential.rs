@@ -169,6 +169,7 @@ fn example(mail: &corpus::Mail) -> Example {
         weight: 1.0,
         domain: Domain::new("email"),
         groups: BTreeMap::new(),
+        producer: None,
     }
 }
 

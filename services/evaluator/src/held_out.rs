@@ -274,7 +274,9 @@ fn labelled(curated: Curated) -> Option<(Split, DateTime<Utc>, EvalExample)> {
     let at = curated.labelled_at.unwrap_or(event.time);
     let label = event.label?;
     let (id, domain, groups) = (event.id, event.domain, event.groups);
-    Some((curated.split, at, EvalExample { id, domain, input, label, groups, fresh: false }))
+    let producer = curated.producer;
+    let example = EvalExample { id, domain, input, label, groups, producer, fresh: false };
+    Some((curated.split, at, example))
 }
 
 #[cfg(test)]
@@ -310,6 +312,7 @@ mod tests {
                 partition: Partition(0),
                 offset: Offset(offset),
             },
+            producer: None,
         };
         Record {
             topic: "c".to_owned(),

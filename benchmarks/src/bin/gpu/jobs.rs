@@ -61,6 +61,7 @@ fn job(device: Device, compute: Compute) -> anyhow::Result<Trained> {
         weight: 1.0,
         domain: Domain::new("benchmark"),
         groups: BTreeMap::new(),
+        producer: None,
     };
     let examples: Vec<Example> = (0..TEXTS).map(example).collect();
     let folder = tempfile::tempdir()?;

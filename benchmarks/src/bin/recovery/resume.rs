@@ -66,6 +66,7 @@ pub(crate) fn learn(mails: &Path, folder: &Path) -> anyhow::Result<()> {
         weight: 1.0,
         domain: Domain::new("email"),
         groups: BTreeMap::new(),
+        producer: None,
     };
     let examples: Vec<Example> = mails.into_iter().map(example).collect();
     let checkpoints = CheckpointDir::open(folder)?;

@@ -3,10 +3,11 @@ mod agreement;
 mod drift;
 mod groups;
 mod load;
+mod producer;
 mod quality;
 mod trigger;
 
-use tidegate_contracts::{CheckResult, CheckState};
+use tidegate_contracts::{CheckResult, CheckState, PRODUCER_SLICE};
 
 use crate::{
     Baseline, Bound, Check, Slice, Under,
@@ -112,6 +113,14 @@ fn conclude(
                 format!("; groups shuffled at random reach it {:.0} % of the time", chance * 1e2);
         }
     }
+    if let (CheckState::Fail, Some(chance)) = (state, found.chance.filter(|&c| c >= GAP_CHANCE)) {
+        state = CheckState::Inconclusive;
+        note +=
+            &format!("; producers shuffled at random reach it {:.0} % of the time", chance * 1e2);
+    }
+    if let (CheckState::Fail, Some(name)) = (state, &found.producer) {
+        result.slice = format!("{PRODUCER_SLICE}{name}");
+    }
     result.state = state;
     result.candidate = found.candidate;
     result.baseline = found.baseline;
@@ -154,6 +163,7 @@ fn find(check: &Check, evidence: &Evidence<'_>) -> Found {
         Family::Drift => drift::drift(check, evidence),
         Family::Agreement => agreement::agreement(check, evidence),
         Family::Trigger => trigger::trigger(check, evidence),
+        Family::Producer => producer::producer(check, evidence),
         Family::Latency => load::latency(check, evidence),
         Family::Server => load::server(check, evidence),
         Family::Throughput => load::throughput(check, evidence, Throughput::rate),

@@ -354,6 +354,7 @@ mod tests {
                 weight: 0.5,
                 domain: Domain::new("mail"),
                 groups: BTreeMap::from([("region".to_owned(), format!("r{}", at % 2))]),
+                producer: None,
             };
             replay.offer(Remembered::new(&example, &rehearsal), &rehearsal, &mut rng);
         }

@@ -244,6 +244,7 @@ mod tests {
             weight: 1.0,
             domain: Domain::new(domain),
             groups: BTreeMap::from([("region".to_owned(), region.to_owned())]),
+            producer: None,
         };
         Remembered::new(&example, &Rehearsal::default())
     }

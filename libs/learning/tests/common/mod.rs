@@ -45,6 +45,7 @@ pub(crate) fn example(class: &str, at: usize) -> Example {
         weight: 1.0,
         domain: Domain::new("test"),
         groups: BTreeMap::new(),
+        producer: None,
     }
 }
 

@@ -89,7 +89,7 @@ fn record(at: usize, labels: Labels) -> Curated {
     };
     // Every fifth pair: both classes are held out.
     let split = if at / 2 % 5 == 4 { Split::Eval } else { Split::Train };
-    Curated { labelled_at: Some(event.time), event, split, source }
+    Curated { labelled_at: Some(event.time), event, split, source, producer: None }
 }
 
 impl House {
