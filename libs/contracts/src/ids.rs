@@ -205,6 +205,11 @@ hash!(
     /// The hash of a ledger entry, which covers the entry before it.
     EntryHash
 );
+hash!(
+    /// A node of a Merkle tree over ledger entries, its root above all. Of SHA-256 (RFC 6962), so it is
+    /// only made from bytes.
+    MerkleRoot
+);
 
 impl EntryHash {
     /// What the first entry follows.

@@ -31,7 +31,7 @@ pub use curated::Curated;
 pub use event::{ContentType, Event, EventError, FeatureValue, LateLabel, MAX_RECORD_BYTES, Part};
 pub use ids::{
     Actor, ArtifactHash, Class, Domain, EntryHash, EventId, GenerationId, IdError, JobId, JobKind,
-    Producer, Split,
+    MerkleRoot, Producer, Split,
 };
 pub use manifest::{FileEntry, Manifest};
 pub use net::{AccessError, ListenConfig, Role, TlsConfig, TokenConfig};

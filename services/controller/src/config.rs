@@ -18,6 +18,8 @@ pub struct ControllerConfig {
     pub bootstrap: BootstrapConfig,
     /// What a verdict leads to.
     pub policy: PolicyConfig,
+    /// How often the ledger is vouched for as a whole.
+    pub checkpoints: CheckpointConfig,
     /// Who is told of decisions, over HTTP.
     pub webhooks: Vec<WebhookConfig>,
     /// Names, besides those of this machine, under which a browser may reach a service without
@@ -34,6 +36,7 @@ impl Default for ControllerConfig {
             lag_trigger: LagTriggerConfig::default(),
             bootstrap: BootstrapConfig::default(),
             policy: PolicyConfig::default(),
+            checkpoints: CheckpointConfig::default(),
             webhooks: vec![],
             allowed_hosts: vec![],
             lease_s: 10,
@@ -94,6 +97,24 @@ pub struct BootstrapConfig {
 impl Default for BootstrapConfig {
     fn default() -> Self {
         Self { min_labelled: 500 }
+    }
+}
+
+/// A signed root over all entries so far is written when either has passed since the one before, and
+/// goes to the decisions topic as every entry does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// So many entries.
+    pub entries: u64,
+    /// So much time, if there was any entry.
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { entries: 500, every: Duration::from_secs(6 * 3600) }
     }
 }
 
@@ -216,6 +237,8 @@ impl ControllerConfig {
             ("policy.approvals.transfer", u64::from(policy.approvals.transfer)),
             ("policy.max_attempts", u64::from(policy.max_attempts)),
             ("lease_s", self.lease_s),
+            ("checkpoints.entries", self.checkpoints.entries),
+            ("checkpoints.every", self.checkpoints.every.as_secs()),
         ];
         for (field, value) in at_least_one {
             if value == 0 {

@@ -170,6 +170,11 @@ impl Hand<'_> {
         if self.record("controller", |state| stages::due_stage(state, policy, Utc::now())).await? {
             return Ok(true);
         }
+        let checkpoints = &desk.config.checkpoints;
+        let due = |state: &State| policy::due_checkpoint(state, checkpoints, Utc::now());
+        if self.record("controller", due).await? {
+            return Ok(true);
+        }
         let state = desk.ledger.state().await?;
         self.measure(&state);
         let Some(request) = self.wanted(&state) else { return Ok(false) };

@@ -51,8 +51,8 @@ mod view;
 mod webhook;
 
 pub use config::{
-    Approvals, AutoPromote, BootstrapConfig, ControllerConfig, LagTriggerConfig, PolicyConfig,
-    ScheduleConfig,
+    Approvals, AutoPromote, BootstrapConfig, CheckpointConfig, ControllerConfig, LagTriggerConfig,
+    PolicyConfig, ScheduleConfig,
 };
 pub use controller::Controller;
 pub use error::ControllerError;

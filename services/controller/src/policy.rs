@@ -1,5 +1,5 @@
 //! What a verdict leads to. Pure: state in, decision out.
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tidegate_contracts::{GenerationId, JobKind, Outcome};
 use tidegate_ledger::{
     Fact, GenerationRecord, GenerationState, PromotedBy, Refusal, Stage, State, VerdictRecord,
@@ -7,6 +7,7 @@ use tidegate_ledger::{
 
 use crate::{
     PolicyConfig,
+    config::CheckpointConfig,
     stages::{Tried, tried},
 };
 
@@ -283,6 +284,16 @@ pub(crate) fn due_quarantine(state: &State) -> Option<Fact> {
         format!("blocked: {}", one.blocked_by().join("; "))
     };
     Some(Fact::WindowQuarantined { generation: one.id, window: one.window.clone(), reason })
+}
+
+/// The checkpoint that is due.
+pub(crate) fn due_checkpoint(
+    state: &State,
+    config: &CheckpointConfig,
+    now: DateTime<Utc>,
+) -> Option<Fact> {
+    let every = TimeDelta::from_std(config.every).unwrap_or(TimeDelta::MAX);
+    state.due_checkpoint(config.entries, every, now)
 }
 
 /// The rollback that is due by itself: the evaluator has found harm in the champion, and policy does
