@@ -1,5 +1,5 @@
 //! Newtypes for everything that has a name, so that the compiler keeps them apart.
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -74,11 +74,20 @@ impl Producer {
     /// Bytes of a name, at most.
     pub const MAX_BYTES: usize = 256;
 
-    /// A name as a header gives it; nothing of one that is empty, too long, or no UTF-8.
+    /// A name as a header gives it; nothing of one that is empty, too long, no UTF-8, or that plays
+    /// tricks on a terminal.
     #[must_use]
     pub fn from_header(value: &[u8]) -> Option<Self> {
         let name = std::str::from_utf8(value).ok()?.trim();
-        (1..=Self::MAX_BYTES).contains(&name.len()).then(|| Self::new(name))
+        let is_name = (1..=Self::MAX_BYTES).contains(&name.len());
+        (is_name && !name.chars().any(char::is_control)).then(|| Self::new(name))
+    }
+
+    /// Whether who is named, or nobody, is among these.
+    #[must_use]
+    pub fn is_among(named: Option<&Self>, these: &BTreeSet<Self>) -> bool {
+        let name = named.map_or(Self::UNKNOWN, Self::as_str);
+        these.iter().any(|one| one.as_str() == name)
     }
 }
 

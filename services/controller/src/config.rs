@@ -140,6 +140,8 @@ pub struct PolicyConfig {
     /// Whether a candidate that was judged by another suite than the champion waits for approval, also
     /// when it passed: who changes the suite could let through what they like.
     pub approve_suite_changes: bool,
+    /// What becomes of a producer whom a failed check of a verdict names.
+    pub quarantine_producers: QuarantineProducers,
     /// Jobs of a kind that may fail one after the other before automatic requests wait for half
     /// as many records again.
     pub max_attempts: u32,
@@ -155,9 +157,24 @@ impl Default for PolicyConfig {
             rollback_on_harm: true,
             own_keys: false,
             approve_suite_changes: true,
+            quarantine_producers: QuarantineProducers::default(),
             max_attempts: 3,
         }
     }
+}
+
+/// Who sets a producer aside that a verdict names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuarantineProducers {
+    /// Operators, by name; pages do not propose it.
+    Off,
+    /// Operators; pages propose it. A name is only what a record says, so who can write records could
+    /// have another one set aside by itself.
+    #[default]
+    Review,
+    /// The controller, at once.
+    Auto,
 }
 
 /// Whether a favourable verdict is enough.

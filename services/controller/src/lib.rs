@@ -52,7 +52,7 @@ mod webhook;
 
 pub use config::{
     Approvals, AutoPromote, BootstrapConfig, CheckpointConfig, ControllerConfig, LagTriggerConfig,
-    PolicyConfig, ScheduleConfig,
+    PolicyConfig, QuarantineProducers, ScheduleConfig,
 };
 pub use controller::Controller;
 pub use error::ControllerError;

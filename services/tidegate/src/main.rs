@@ -11,6 +11,7 @@ mod listen;
 mod offline;
 mod operate;
 mod output;
+mod outside;
 mod produce;
 mod run;
 mod selftest;

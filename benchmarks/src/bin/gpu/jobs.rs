@@ -48,6 +48,7 @@ fn job(device: Device, compute: Compute) -> anyhow::Result<Trained> {
     let job = Job {
         id: JobId::new("gpu"),
         kind: JobKind::ColdStart,
+        without: std::collections::BTreeSet::new(),
         seed: recipe.seed,
         recipe,
         start: StartingPoint::Scratch,

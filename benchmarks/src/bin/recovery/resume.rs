@@ -52,6 +52,7 @@ pub(crate) fn learn(mails: &Path, folder: &Path) -> anyhow::Result<()> {
     let job = Job {
         id: JobId::new("killed"),
         kind: JobKind::ColdStart,
+        without: std::collections::BTreeSet::new(),
         seed: recipe.seed,
         recipe,
         start: StartingPoint::Scratch,

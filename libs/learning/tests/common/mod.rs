@@ -62,6 +62,7 @@ pub(crate) fn cold_start(id: &str) -> Job {
     Job {
         id: JobId::new(id),
         kind: JobKind::ColdStart,
+        without: std::collections::BTreeSet::new(),
         recipe: recipe(),
         start: StartingPoint::Scratch,
         window: window(0, 60),

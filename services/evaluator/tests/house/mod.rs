@@ -161,7 +161,8 @@ impl House {
         let seed = records.end as u64;
         let recipe = recipe();
         let device = Device::Cpu;
-        let job = Job { id, kind, recipe, start, window: window.clone(), seed, device };
+        let without = std::collections::BTreeSet::new();
+        let job = Job { id, kind, recipe, start, window: window.clone(), without, seed, device };
         let read = self.stream.read(&window).await.unwrap();
         let curated = read.iter().map(|record| Curated::decode(&record.value).unwrap());
         let examples: Vec<Example> =

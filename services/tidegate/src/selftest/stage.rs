@@ -153,6 +153,7 @@ impl Lesson {
             // Jobs draw by their ids: the same twin of the same run is the same to the bit.
             id: JobId::new(format!("selftest-{:x}-{}", self.seed, self.name)),
             kind,
+            without: std::collections::BTreeSet::new(),
             recipe: self.recipe,
             start,
             window: window(kind),
