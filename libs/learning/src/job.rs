@@ -5,8 +5,8 @@ use burn::backend::Autodiff;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tidegate_contracts::{
-    ArtifactHash, CODE_VERSION, Class, FileEntry, GenerationId, JobId, JobKind, Manifest, Producer, SEARCH,
-    Window,
+    ArtifactHash, CODE_VERSION, Class, FileEntry, GenerationId, JobId, JobKind, Manifest, Producer,
+    SEARCH, Window,
 };
 use tidegate_ledger::Verified;
 use tidegate_model::{CpuBackend, Device};

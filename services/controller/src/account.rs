@@ -2,7 +2,9 @@
 //! sentence of its own is said in the verdict's words.
 use std::cmp::Reverse;
 
-use tidegate_contracts::{CheckResult, CheckState, JobKind, Layer, Outcome, PRODUCER_SLICE, Severity, Verdict};
+use tidegate_contracts::{
+    CheckResult, CheckState, JobKind, Layer, Outcome, PRODUCER_SLICE, Severity, Verdict,
+};
 
 use crate::pages::amount;
 

@@ -267,7 +267,9 @@ pub(crate) async fn decide_producer(
     match decision {
         "quarantine" => desk.set_aside(&said.producer, true, by).await,
         "release" => desk.set_aside(&said.producer, false, by).await,
-        _ => Err(Refused::NotFound("no such decision: there are quarantine and release".to_owned())),
+        _ => {
+            Err(Refused::NotFound("no such decision: there are quarantine and release".to_owned()))
+        }
     }
 }
 

@@ -303,9 +303,10 @@ pub(crate) fn accused(
     let mut all: Vec<(Producer, String)> = failed.filter_map(named).collect();
     all.dedup_by(|a, b| a.0 == b.0);
     let is_settled = |producer: &Producer| {
-        state.producers().iter().any(|one| {
-            one.producer == *producer && (one.released.is_none() || one.since >= issued)
-        })
+        state
+            .producers()
+            .iter()
+            .any(|one| one.producer == *producer && (one.released.is_none() || one.since >= issued))
     };
     all.retain(|(producer, _)| !is_settled(producer));
     all

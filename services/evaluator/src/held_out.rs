@@ -355,14 +355,16 @@ mod tests {
     #[test]
     fn a_hot_update_is_judged_on_earlier_windows_and_its_own_and_on_nothing_after() {
         let (window, learnt) = (window(50, 80), marks(50));
-        let cut = Cut { window: &window, learnt: Some(&learnt), set_aside: &[], producers: &NOBODY };
+        let cut =
+            Cut { window: &window, learnt: Some(&learnt), set_aside: &[], producers: &NOBODY };
         assert_eq!(sides(&cut), (10, 6));
     }
 
     #[test]
     fn what_was_set_aside_never_judges_again() {
         let (window, learnt, bad) = (window(50, 80), marks(50), [window(30, 50)]);
-        let cut = Cut { window: &window, learnt: Some(&learnt), set_aside: &bad, producers: &NOBODY };
+        let cut =
+            Cut { window: &window, learnt: Some(&learnt), set_aside: &bad, producers: &NOBODY };
         assert_eq!(sides(&cut), (6, 6));
     }
 
@@ -385,7 +387,8 @@ mod tests {
     #[test]
     fn a_cold_start_beside_a_champion_is_held_against_what_that_has_learnt() {
         let (window, learnt) = (window(0, 100), marks(60));
-        let cut = Cut { window: &window, learnt: Some(&learnt), set_aside: &[], producers: &NOBODY };
+        let cut =
+            Cut { window: &window, learnt: Some(&learnt), set_aside: &[], producers: &NOBODY };
         assert_eq!(sides(&cut), (12, 8));
         assert_eq!(cut.new_to_champion().len(), 40);
     }

@@ -136,8 +136,7 @@ impl Evaluator {
                 // Who is set aside since was learnt from, and is to be seen.
                 let started = state.job(&record.job).and_then(|job| job.started.as_ref());
                 let without = started.map(|(at, ..)| state.quarantined_producers(*at));
-                let (without, max) =
-                    (without.unwrap_or_default(), self.config.max_window_labels);
+                let (without, max) = (without.unwrap_or_default(), self.config.max_window_labels);
                 window_labels(&self.stream, &window, &set_aside, &without, max).await?
             }
         };

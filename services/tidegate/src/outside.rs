@@ -79,8 +79,7 @@ pub(crate) async fn verify(global: &Global, against: Option<&Path>) -> anyhow::R
 
 fn read_witnesses(path: &Path) -> anyhow::Result<Vec<Witness>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let all = Witness::read(&text)
-        .map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
+    let all = Witness::read(&text).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
     anyhow::ensure!(!all.is_empty(), "{}: there is nothing to compare with", path.display());
     Ok(all)
 }
@@ -116,7 +115,8 @@ fn entry(one: v1::LedgerEntry) -> anyhow::Result<Entry> {
         seq: one.seq,
         prev: one.prev.parse()?,
         hash: one.hash.parse()?,
-        time: tidegate_contracts::proto::from_timestamp(&time).context("its time is out of range")?,
+        time: tidegate_contracts::proto::from_timestamp(&time)
+            .context("its time is out of range")?,
         actor: Actor::new(one.actor),
         token: one.token,
         fact: serde_json::from_str(&one.body_json)?,

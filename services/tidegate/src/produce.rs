@@ -101,11 +101,7 @@ fn producer(name: &str) -> Result<Producer, String> {
 
 /// The record of one line. Events and labels are keyed by the event's id, so that a label meets
 /// its event in the same partition.
-fn message(
-    topics: &Topics,
-    line: String,
-    args: &ProduceArgs,
-) -> anyhow::Result<(String, Message)> {
+fn message(topics: &Topics, line: String, args: &ProduceArgs) -> anyhow::Result<(String, Message)> {
     let (id, topic) = if args.raw {
         (String::new(), &topics.events)
     } else if serde_json::from_str::<serde_json::Value>(&line)?.get("parts").is_some() {

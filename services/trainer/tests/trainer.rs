@@ -7,8 +7,8 @@ use std::{
 
 use chrono::Utc;
 use tidegate_contracts::{
-    Actor, Class, ContentType, Curated, Event, GenerationId, JobId, JobKind, Offset, Partition, Producer,
-    SourcePosition, Split,
+    Actor, Class, ContentType, Curated, Event, GenerationId, JobId, JobKind, Offset, Partition,
+    Producer, SourcePosition, Split,
 };
 use tidegate_learning::Recipe;
 use tidegate_ledger::{

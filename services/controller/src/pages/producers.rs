@@ -75,13 +75,7 @@ pub(super) fn proposed(
     }
 }
 
-fn form(
-    desk: &Desk,
-    caller: &Caller,
-    producer: &Producer,
-    decision: &str,
-    button: &str,
-) -> Markup {
+fn form(desk: &Desk, caller: &Caller, producer: &Producer, decision: &str, button: &str) -> Markup {
     html! {
         @if desk.may(caller, Role::Approver) {
             details {

@@ -52,8 +52,7 @@ async fn a_page_proposes_whom_a_verdict_names_and_does_nothing_by_itself() {
     let house = House::with_broker(config(json!({}))).await;
     house.champion(JobKind::ColdStart).await;
     let running = house.start();
-    let made =
-        house.candidate_as(JobKind::HotUpdate, Outcome::NeedsApproval, accusing).await;
+    let made = house.candidate_as(JobKind::HotUpdate, Outcome::NeedsApproval, accusing).await;
     let page = house.http().get(&format!("/generations/{}", made.id)).await.text;
     assert!(page.contains("Set feed-3 aside"), "{page}");
     assert!(house.entries("ProducerQuarantined").await.is_empty());
