@@ -143,6 +143,7 @@ fn example(mail: &Mail, fresh: bool) -> anyhow::Result<EvalExample> {
         input: Input { parts },
         label: Class::new(mail.label),
         groups,
+        producer: None,
         fresh,
     })
 }
