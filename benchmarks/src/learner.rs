@@ -85,6 +85,7 @@ impl Learner {
         let job = Job {
             id: JobId::new(format!("job-{}", self.jobs)),
             kind,
+            without: std::collections::BTreeSet::new(),
             recipe: self.recipe.clone(),
             start,
             window: Window::new("curated", ranges)?,

@@ -46,6 +46,7 @@ impl Text {
             weight: 1.0,
             domain: Domain::new(self.domain),
             groups: std::collections::BTreeMap::new(),
+            producer: None,
         }
     }
 

@@ -3,7 +3,7 @@ use chrono::{DateTime, Utc};
 use prost::Message as _;
 
 use crate::{
-    Event, EventError, Offset, Partition, SourcePosition, Split,
+    Event, EventError, Offset, Partition, Producer, SourcePosition, Split,
     proto::{self, v1},
 };
 
@@ -18,6 +18,9 @@ pub struct Curated {
     pub labelled_at: Option<DateTime<Utc>>,
     /// Where the event stood: the identity of the effect.
     pub source: SourcePosition,
+    /// Who says to have published it, or its late label where that names somebody. A claim: the
+    /// broker's access rules are what makes it more.
+    pub producer: Option<Producer>,
 }
 
 impl Curated {
@@ -37,6 +40,7 @@ impl Curated {
                 partition: self.source.partition.0,
                 offset: self.source.offset.0,
             }),
+            producer: self.producer.as_ref().map(ToString::to_string),
         };
         wire.encode_to_vec()
     }
@@ -84,6 +88,7 @@ impl Curated {
                 partition: Partition(source.partition),
                 offset: Offset(source.offset),
             },
+            producer: wire.producer.and_then(|name| Producer::from_header(name.as_bytes())),
         })
     }
 }
@@ -106,6 +111,7 @@ mod tests {
                 partition: Partition(3),
                 offset: Offset(41),
             },
+            producer: None,
         }
     }
 
@@ -114,6 +120,12 @@ mod tests {
         for labelled_at in [None, DateTime::from_timestamp(9, 7)] {
             let record = Curated { labelled_at, ..curated() };
             assert_eq!(Curated::decode(&record.encode()).unwrap(), record);
+            let named = Curated { producer: Some(Producer::new("shop-7")), ..record.clone() };
+            assert_eq!(Curated::decode(&named.encode()).unwrap(), named);
+            assert!(
+                named.encode().starts_with(&record.encode()),
+                "the name stands behind the rest"
+            );
         }
     }
 

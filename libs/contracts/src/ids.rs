@@ -1,5 +1,5 @@
 //! Newtypes for everything that has a name, so that the compiler keeps them apart.
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,34 @@ name!(
     /// A product, a language, a source: the unit of transfer.
     Domain
 );
+name!(
+    /// Who says to have published a record.
+    Producer
+);
+
+impl Producer {
+    /// Stands in verdicts for all records that name nobody.
+    pub const UNKNOWN: &str = "unknown";
+    /// Bytes of a name, at most.
+    pub const MAX_BYTES: usize = 256;
+
+    /// A name as a header gives it; nothing of one that is empty, too long, no UTF-8, or that plays
+    /// tricks on a terminal.
+    #[must_use]
+    pub fn from_header(value: &[u8]) -> Option<Self> {
+        let name = std::str::from_utf8(value).ok()?.trim();
+        let is_name = (1..=Self::MAX_BYTES).contains(&name.len());
+        (is_name && !name.chars().any(char::is_control)).then(|| Self::new(name))
+    }
+
+    /// Whether who is named, or nobody, is among these.
+    #[must_use]
+    pub fn is_among(named: Option<&Self>, these: &BTreeSet<Self>) -> bool {
+        let name = named.map_or(Self::UNKNOWN, Self::as_str);
+        these.iter().any(|one| one.as_str() == name)
+    }
+}
+
 /// The largest number that a label may be.
 const LARGEST: f64 = 1e30;
 
@@ -185,6 +213,11 @@ hash!(
 hash!(
     /// The hash of a ledger entry, which covers the entry before it.
     EntryHash
+);
+hash!(
+    /// A node of a Merkle tree over ledger entries, its root above all. Of SHA-256 (RFC 6962), so it is
+    /// only made from bytes.
+    MerkleRoot
 );
 
 impl EntryHash {

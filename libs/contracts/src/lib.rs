@@ -33,7 +33,7 @@ pub use event::{ContentType, Event, EventError, FeatureValue, LateLabel, MAX_REC
 pub use frozen::{FrozenUse, LineEvidence, PastScore, Sha256, Tier};
 pub use ids::{
     Actor, ArtifactHash, Class, Domain, EntryHash, EventId, GenerationId, IdError, JobId, JobKind,
-    Split,
+    MerkleRoot, Producer, Split,
 };
 pub use manifest::{FileEntry, Manifest};
 pub use net::{AccessError, ListenConfig, Role, TlsConfig, TokenConfig};
@@ -41,7 +41,7 @@ pub use search::{Candidate, SEARCH, Score, SearchLog};
 pub use units::{GramsCo2e, Joules, Millis};
 pub use verdict::{
     Changed, CheckResult, CheckState, DataEvidence, EnergyEvidence, Golden, Layer, ModelAnswer,
-    NO_LEAK, Outcome, Severity, SliceKind, SliceResult, SuiteRef, Verdict,
+    NO_LEAK, Outcome, PRODUCER_SLICE, Severity, SliceKind, SliceResult, SuiteRef, Verdict,
 };
 pub use window::{Offset, Partition, SourcePosition, Window, WindowError};
 

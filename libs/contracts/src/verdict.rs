@@ -120,6 +120,9 @@ impl CheckState {
     }
 }
 
+/// What the slice of a failed check begins with that is about one producer; its name follows.
+pub const PRODUCER_SLICE: &str = "producer=";
+
 /// The check that no judged example was also learnt from; every suite has it.
 pub const NO_LEAK: &str = "no-leak";
 

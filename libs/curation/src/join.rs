@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use tidegate_contracts::{Curated, Event, EventId, LateLabel, SourcePosition, Split};
+use tidegate_contracts::{Curated, Event, EventId, LateLabel, Producer, SourcePosition, Split};
 
 use crate::{
     config::{CurationError, JoinConfig, StageName},
@@ -35,21 +35,24 @@ pub(crate) struct Passed {
     pub(crate) time: DateTime<Utc>,
     pub(crate) key: Option<Bytes>,
     pub(crate) trace: Vec<(String, Bytes)>,
+    pub(crate) producer: Option<Producer>,
     pub(crate) bytes: usize,
 }
 
 impl Passed {
     pub(crate) fn new(event: Event, split: Split, raw: Raw) -> Self {
-        let bytes = raw.size();
+        let (bytes, producer) = (raw.size(), raw.producer());
         let is_trace = |name: &str| matches!(name, "traceparent" | "tracestate");
         let trace = raw.headers.into_iter().filter(|(name, _)| is_trace(name)).collect();
         let Raw { position, time, key, .. } = raw;
-        Self { event, split, position, time, key, trace, bytes }
+        Self { event, split, position, time, key, trace, producer, bytes }
     }
 
     fn curated(self, labelled_at: Option<DateTime<Utc>>, label: Option<Raw>) -> Emit {
         let Self { event, split, position, key, trace, .. } = self;
-        let record = Curated { event, split, labelled_at, source: position };
+        // Who gave the label is who can lie with it.
+        let producer = label.as_ref().and_then(Raw::producer).or(self.producer);
+        let record = Curated { event, split, labelled_at, source: position, producer };
         Emit::Curated(Box::new(CuratedRecord { record, key, trace, label }))
     }
 }

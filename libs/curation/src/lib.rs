@@ -51,5 +51,5 @@ pub use config::{
 pub use meter::StageCounters;
 pub use minhash::Banding;
 pub use pipeline::{Pipeline, Waiting};
-pub use record::{CuratedRecord, Emit, Incoming, Raw, RejectedRecord, Side};
+pub use record::{CuratedRecord, Emit, Incoming, PRODUCER, Raw, RejectedRecord, Side};
 pub use restore::Restoring;

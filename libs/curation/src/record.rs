@@ -1,9 +1,12 @@
 //! What goes in, what travels through the stages, what comes out.
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use tidegate_contracts::{Curated, Event, LateLabel, SourcePosition, Split};
+use tidegate_contracts::{Curated, Event, LateLabel, Producer, SourcePosition, Split};
 
 use crate::config::StageName;
+
+/// The header by which a producer names itself; 1 to 256 bytes of UTF-8.
+pub const PRODUCER: &str = "tidegate-producer";
 
 /// A record as it was read, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +28,13 @@ impl Raw {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         self.headers.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_ref())
+    }
+
+    /// Who says to have published it: our own header, else the CloudEvents source.
+    #[must_use]
+    pub fn producer(&self) -> Option<Producer> {
+        let named = |header| self.header(header).and_then(Producer::from_header);
+        named(PRODUCER).or_else(|| named("ce_source"))
     }
 
     /// Bytes it holds, nearly.

@@ -36,6 +36,7 @@ fn example(at: usize) -> EvalExample {
         input: Input::text(text(at)),
         label: Class::new(["ham", "spam"][at % 3 % 2]),
         groups: BTreeMap::from([("format".to_owned(), ["plain", "html"][at % 2].to_owned())]),
+        producer: None,
         fresh: at >= 780,
     }
 }

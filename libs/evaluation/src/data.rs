@@ -334,5 +334,6 @@ fn example(event: &Event) -> Option<EvalExample> {
         label: event.label.clone()?,
         groups: event.groups.clone(),
         fresh: false,
+        producer: None,
     })
 }

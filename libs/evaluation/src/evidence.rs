@@ -4,7 +4,9 @@ use std::{
     time::Duration,
 };
 
-use tidegate_contracts::{ArtifactHash, Class, Domain, EventId, GenerationId, Manifest, Window};
+use tidegate_contracts::{
+    ArtifactHash, Class, Domain, EventId, GenerationId, Manifest, Producer, Window,
+};
 use tidegate_model::{Attack, Attacked, Input, Levels, Means, Model, ModelError, Scores, Spread};
 use tidegate_telemetry::energy::{EnergyMeter, EnergyMethod};
 
@@ -14,6 +16,7 @@ use crate::{
     frozen::Asked,
     load::{Latency, Pair, Throughput},
     numbers::covers,
+    producers::{self, Producers},
     robust::{Tables, perturbed},
     server::Server,
     triggers::{self, Triggers},
@@ -44,6 +47,12 @@ pub trait Predictor: Sync {
     /// Whether it reads any part of this input. Only of such it is asked.
     fn reads(&self, _input: &Input) -> bool {
         true
+    }
+
+    /// What its head reads of each input, of length 1, in order; zeros of what it cannot read. Nothing
+    /// of one that has no head to show.
+    fn embedded(&self, _inputs: &[Input]) -> Option<Result<Vec<Vec<f32>>, ModelError>> {
+        None
     }
 
     /// Answers after an attack on this very model, in order; `classes` are the right ones, by output.
@@ -79,6 +88,19 @@ impl Predictor for Model {
 
     fn reads(&self, input: &Input) -> bool {
         Self::reads(self, input)
+    }
+
+    fn embedded(&self, inputs: &[Input]) -> Option<Result<Vec<Vec<f32>>, ModelError>> {
+        let zeros = || vec![0.0; self.architecture().d_model];
+        let one = |input: &Input| match self.embed(std::slice::from_ref(input)) {
+            Ok(mut all) => Ok(all.swap_remove(0)),
+            Err(error) if error.is_of_input() => Ok(zeros()),
+            Err(error) => Err(error),
+        };
+        Some(match self.embed(inputs) {
+            Err(error) if error.is_of_input() => inputs.iter().map(one).collect(),
+            other => other,
+        })
     }
 
     fn attacked(
@@ -133,6 +155,8 @@ pub struct EvalExample {
     pub label: Class,
     /// Fairness attributes.
     pub groups: BTreeMap<String, String>,
+    /// Who says to have published it.
+    pub producer: Option<Producer>,
     /// Of the candidate's own window, not of one before.
     pub fresh: bool,
 }
@@ -344,6 +368,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) attacks: Attacks,
     pub(crate) agreement: Agreement,
     pub(crate) triggers: Triggers,
+    pub(crate) producers: Producers,
     pub(crate) leaked: u64,
     /// Of frozen data.
     pub(crate) frozen: Option<Asked>,
@@ -365,6 +390,10 @@ impl<'a> Evidence<'a> {
         one.agreement = agreement(&of, memory, &one.clean)?;
         if of.suite.asks(Metric::TriggerSuccess) {
             one.triggers = triggers::scan(&of, memory, &one.clean.candidate)?;
+        }
+        let asks_producers = [Metric::ProducerDispute, Metric::ProducerInfluence];
+        if asks_producers.iter().any(|&metric| of.suite.asks(metric)) {
+            one.producers = producers::gather(&of, memory)?;
         }
         one.measure(meter)?;
         Ok(one)
@@ -433,6 +462,7 @@ impl<'a> Evidence<'a> {
             attacks,
             agreement: Agreement::default(),
             triggers: Triggers::default(),
+            producers: Producers::default(),
             leaked: leaked as u64,
             frozen: None,
             latency: Latency::default(),

@@ -18,6 +18,10 @@ pub(crate) struct Finding {
     pub(crate) n: u64,
     /// More of what was seen, for the reason.
     pub(crate) note: String,
+    /// Whom it is about, where it is one producer.
+    pub(crate) producer: Option<String>,
+    /// Of the largest of several: how probable one so large is by chance, where that is known.
+    pub(crate) chance: Option<f64>,
 }
 
 /// The bound in force for `n` examples and `classes`.

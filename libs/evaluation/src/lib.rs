@@ -53,6 +53,7 @@ mod metric;
 mod metrics;
 mod numbers;
 mod perturb;
+mod producers;
 mod robust;
 pub mod sequential;
 mod server;

@@ -122,6 +122,14 @@ pub enum Metric {
     /// The candidate's accuracy on it less that of the first champion that was asked (Lopez-Paz and
     /// Ranzato 2017, arXiv 1706.08840, eq. 3, of one task).
     BackwardTransfer,
+    /// How many more of one producer's labels in the candidate's window than of the others' the champion
+    /// disputes, class by class, of the producer that is most suspicious by it (Cochran, Mantel and
+    /// Haenszel): one that lies shows here though the window as a whole does not.
+    ProducerDispute,
+    /// How much lower the log loss of the champion's head would be, refitted on the window, on held-out
+    /// examples of others if it left one producer out; of the producer whose removal surely helps most.
+    /// In nats.
+    ProducerInfluence,
     /// Median time of one prediction at a time, in milliseconds.
     LatencyP50Ms,
     /// 90th percentile of the same.
@@ -167,6 +175,7 @@ pub(crate) enum Family {
     Agreement,
     Trigger,
     Retention,
+    Producer,
     Latency,
     Server,
     Throughput,
@@ -230,6 +239,8 @@ impl Metric {
             Self::ForgettingMax => "forgetting_max",
             Self::ForgettingFirst => "forgetting_first",
             Self::BackwardTransfer => "backward_transfer",
+            Self::ProducerDispute => "producer_dispute",
+            Self::ProducerInfluence => "producer_influence",
             Self::LatencyP50Ms => "latency_p50_ms",
             Self::LatencyP90Ms => "latency_p90_ms",
             Self::LatencyP99Ms => "latency_p99_ms",
@@ -300,6 +311,8 @@ impl Metric {
             Self::ForgettingMax => "forgetting since the best champion",
             Self::ForgettingFirst => "forgetting since the first champion",
             Self::BackwardTransfer => "backward transfer since the first champion",
+            Self::ProducerDispute => "what the champion disputes of one producer beyond the others",
+            Self::ProducerInfluence => "what the window would teach better without one producer",
             Self::LatencyP50Ms => "latency (p50)",
             Self::LatencyP90Ms => "latency (p90)",
             Self::LatencyP99Ms => "latency (p99)",
@@ -361,6 +374,7 @@ impl Metric {
                     | Self::DemographicParityRatio
             )
             && !self.is_error_of_numbers()
+            || matches!(self, Self::ProducerDispute)
     }
 
     /// Whether it is in the unit of the labels, so that only its ratio to the champion's says
@@ -388,8 +402,13 @@ impl Metric {
 
     /// Whether it is found with the champion though its bound is absolute.
     pub(crate) const fn asks_champion(self) -> bool {
-        matches!(self, Self::LabelAgreementDrop | Self::TriggerSuccess)
-            || matches!(self.family(), Family::Retention)
+        matches!(
+            self,
+            Self::LabelAgreementDrop
+                | Self::TriggerSuccess
+                | Self::ProducerDispute
+                | Self::ProducerInfluence
+        ) || matches!(self.family(), Family::Retention)
     }
 
     /// Whether it is measured on a choice of examples.
@@ -454,6 +473,7 @@ impl Metric {
     pub(crate) const fn unit(self) -> &'static str {
         match self {
             _ if self.quantile().is_some() => " ms",
+            Self::ProducerInfluence => " nats",
             Self::ThroughputPerS => " per second",
             Self::JoulesPer1k | Self::TrainingJoules => " J",
             Self::Gco2ePer1k => " gCO2e",
@@ -490,6 +510,7 @@ impl Metric {
             Self::ForgettingMax | Self::ForgettingFirst | Self::BackwardTransfer => {
                 Family::Retention
             }
+            Self::ProducerDispute | Self::ProducerInfluence => Family::Producer,
             Self::LatencyP50Ms | Self::LatencyP90Ms | Self::LatencyP99Ms => Family::Latency,
             Self::ServerP50Ms | Self::ServerP90Ms | Self::ServerP99Ms => Family::Server,
             Self::ThroughputPerS => Family::Throughput,

@@ -658,7 +658,12 @@ impl CheckDocument {
             }
         };
         self.options_fit(&bound)?;
-        let default_n = if self.metric.has_slices() || family == Family::Drift { 30 } else { 1 };
+        let default_n =
+            if self.metric.has_slices() || matches!(family, Family::Drift | Family::Producer) {
+                30
+            } else {
+                1
+            };
         Ok(Check {
             id: self.id,
             layer: self.layer,
@@ -787,7 +792,7 @@ impl CheckDocument {
                 self.metric.is_error_of_numbers() || self.metric == Metric::CorruptionError
             }
             (Family::Retention, Bound::Margin(_) | Bound::Ratio(_)) => false,
-            (Family::Agreement | Family::Drift | Family::Trigger, bound) => {
+            (Family::Agreement | Family::Drift | Family::Trigger | Family::Producer, bound) => {
                 matches!(bound, Bound::Ceil(_))
             }
             (

@@ -76,6 +76,7 @@ fn held_out(day: u64) -> Vec<EvalExample> {
         input: Input::text(format!("{number} {}", number % 2)),
         label: Class::new(["ham", "spam"][(number % 2) as usize]),
         groups: std::collections::BTreeMap::new(),
+        producer: None,
         fresh: false,
     };
     (100 * day..100 * day + 2_000).map(example).collect()

@@ -89,6 +89,7 @@ fn examples(count: usize, wrong: impl Fn(f64) -> f64) -> (Vec<EvalExample>, Vec<
             input: Input::text(format!("{number} {truth} {group} the rest of the offer")),
             label: Class::new(said.to_string()),
             groups: BTreeMap::from([("side".to_owned(), ["a", "b"][group].to_owned())]),
+            producer: None,
             fresh,
         }
     };

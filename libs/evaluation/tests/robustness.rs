@@ -84,6 +84,7 @@ fn examples(count: usize) -> Vec<EvalExample> {
             input: Input { parts: vec![Part::Features(values)] },
             label: Class::new(if x > 0.0 { "high" } else { "low" }),
             groups: BTreeMap::new(),
+            producer: None,
             fresh: false,
         }
     };

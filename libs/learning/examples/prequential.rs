@@ -143,6 +143,7 @@ fn job(kind: JobKind, recipe: &Recipe, parent: Option<Verified>, from: usize) ->
     Job {
         id: JobId::new(format!("batch-{from}")),
         kind,
+        without: std::collections::BTreeSet::new(),
         recipe: recipe.clone(),
         start: parent.map_or(StartingPoint::Scratch, StartingPoint::Champion),
         window: Window::new("curated", ranges).expect("an empty range is not inverted"),
@@ -169,6 +170,7 @@ fn example(mail: &corpus::Mail) -> Example {
         weight: 1.0,
         domain: Domain::new("email"),
         groups: BTreeMap::new(),
+        producer: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is learnt from.
 use std::collections::BTreeMap;
 
-use tidegate_contracts::{Class, Curated, Domain, Event, EventId, Part, Split};
+use tidegate_contracts::{Class, Curated, Domain, Event, EventId, Part, Producer, Split};
 use tidegate_model::Input;
 
 /// One labelled example.
@@ -19,6 +19,8 @@ pub struct Example {
     pub domain: Domain,
     /// Fairness attributes; never an input.
     pub groups: BTreeMap<String, String>,
+    /// Who says to have published it; never an input.
+    pub producer: Option<Producer>,
 }
 
 impl Example {
@@ -28,7 +30,8 @@ impl Example {
         if record.split != Split::Train {
             return None;
         }
-        Self::from_event(&record.event)
+        let producer = record.producer.clone();
+        Self::from_event(&record.event).map(|example| Self { producer, ..example })
     }
 
     /// A labelled event; nothing of any other. For who trains without a curator, and so
@@ -42,6 +45,7 @@ impl Example {
             weight: event.weight as f32,
             domain: event.domain.clone(),
             groups: event.groups.clone(),
+            producer: None,
         })
     }
 
@@ -73,6 +77,7 @@ mod tests {
                 partition: Partition(0),
                 offset: Offset(0),
             },
+            producer: None,
         }
     }
 

@@ -57,6 +57,7 @@ mod tests {
             weight: 1.0,
             domain: Domain::new("mail"),
             groups: BTreeMap::new(),
+            producer: None,
         }
     }
 

@@ -1,12 +1,12 @@
 //! What is asked for, and what comes back.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::backend::Autodiff;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tidegate_contracts::{
-    ArtifactHash, CODE_VERSION, Class, FileEntry, GenerationId, JobId, JobKind, Manifest, SEARCH,
-    Window,
+    ArtifactHash, CODE_VERSION, Class, FileEntry, GenerationId, JobId, JobKind, Manifest, Producer,
+    SEARCH, Window,
 };
 use tidegate_ledger::Verified;
 use tidegate_model::{CpuBackend, Device};
@@ -64,6 +64,8 @@ pub struct Job {
     pub start: StartingPoint,
     /// What the examples were read from.
     pub window: Window,
+    /// Producers from whom nothing is learnt, not even what an earlier job remembered.
+    pub without: BTreeSet<Producer>,
     /// Of every random choice.
     pub seed: u64,
     /// Where to compute.

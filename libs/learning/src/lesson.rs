@@ -168,6 +168,7 @@ impl Lesson {
         if known < of_champion {
             before.keep_classes(&labels);
         }
+        before.forget(&job.without);
         let after = match resumed.and_then(|checkpoint| checkpoint.files.get(REPLAY)) {
             Some(bytes) => Replay::from_bytes(bytes)?,
             None => remember(job, &before, &all, &featurizer),

@@ -2,8 +2,8 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tidegate_contracts::{
-    Actor, ArtifactHash, Domain, EntryHash, GenerationId, JobId, JobKind, LineEvidence, Millis,
-    Outcome, Sha256, Verdict, Window,
+    Actor, ArtifactHash, Domain, EntryHash, GenerationId, JobId, JobKind, LineEvidence, MerkleRoot,
+    Millis, Outcome, Producer, Sha256, Verdict, Window,
 };
 
 use crate::{Envelope, Stage, StageEvidence, StageOutcome, StageTerms};
@@ -203,6 +203,30 @@ pub enum Fact {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seal: Option<Envelope>,
     },
+    /// Nobody learns from a producer's records from now on, and none of them judges.
+    ProducerQuarantined {
+        /// Who it says it is.
+        producer: Producer,
+        /// Why.
+        reason: String,
+    },
+    /// A producer's records count again.
+    ProducerReleased {
+        /// Who it says it is.
+        producer: Producer,
+        /// Why.
+        reason: String,
+    },
+    /// The controller vouches for all entries before this one.
+    Checkpointed {
+        /// How many they are.
+        size: u64,
+        /// The root of the Merkle tree over their hashes (RFC 6962).
+        root: MerkleRoot,
+        /// The controller's signature.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seal: Option<Envelope>,
+    },
     /// The evaluator has seen enough of it, or its time is over.
     StageEnded {
         /// The candidate.
@@ -286,6 +310,9 @@ impl Fact {
             Self::HarmFound { .. } => "HarmFound",
             Self::StageStarted { .. } => "StageStarted",
             Self::StageEnded { .. } => "StageEnded",
+            Self::ProducerQuarantined { .. } => "ProducerQuarantined",
+            Self::ProducerReleased { .. } => "ProducerReleased",
+            Self::Checkpointed { .. } => "Checkpointed",
             Self::Swapped { .. } => "Swapped",
         }
     }
@@ -440,6 +467,11 @@ pub struct VerifyReport {
     pub signatures: u64,
     /// Verdict documents, manifests and files of generations read and hashed.
     pub artifacts: u64,
+    /// Checkpoints whose root was computed again.
+    pub checkpoints: u64,
+    /// The entries, to hold against copies.
+    #[serde(skip)]
+    pub hashes: Vec<EntryHash>,
     /// All that is wrong; empty when the ledger holds.
     pub faults: Vec<Fault>,
 }

@@ -11,7 +11,7 @@
 //!
 //! A hash chain shows that somebody changed the past; it does not stop one who can rewrite the
 //! whole log, and signatures do not stop one who holds the keys too. The copy on the decisions topic
-//! is what helps then.
+//! is what helps then, and so does any checkpoint that somebody kept ([`Witness`]).
 //!
 //! ```
 //! use tidegate_contracts::{JobId, JobKind};
@@ -37,6 +37,8 @@ mod error;
 mod folder;
 mod gate;
 mod ledger;
+mod merkle;
+mod proof;
 pub mod seal;
 mod stage;
 mod state;
@@ -53,12 +55,14 @@ pub use error::{ArtifactError, LedgerError};
 pub use folder::{MANIFEST, write_folder};
 pub use gate::OVERRIDERS;
 pub use ledger::{Lease, Ledger};
+pub use proof::{Proof, Witness};
 pub use seal::{Consent, Envelope, Holder, Keys};
 pub use stage::{
     STAGE_PROGRESS, Stage, StageEnd, StageEvidence, StageOutcome, StageProgress, StageRecord,
     StageTerms,
 };
 pub use state::{
-    ApprovalRecord, GenerationRecord, GenerationState, JobRecord, JobState, Refusal, State,
-    VerdictRecord,
+    ApprovalRecord, GenerationRecord, GenerationState, JobRecord, JobState, ProducerRecord,
+    Refusal, State, VerdictRecord,
 };
+pub use verify::read_at_rest;

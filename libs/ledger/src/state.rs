@@ -5,13 +5,15 @@ use std::{
     sync::Arc,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tidegate_contracts::{
     Actor, ArtifactHash, Domain, GenerationId, JobId, JobKind, LineEvidence, Offset, Outcome,
-    Partition, Sha256, Window,
+    Partition, Producer, Sha256, Window,
 };
 
-use crate::{Consent, Entry, Fact, Head, Keys, PromotedBy, StageEnd, StageOutcome, StageRecord};
+use crate::{
+    Consent, Entry, Fact, Head, Keys, PromotedBy, StageEnd, StageOutcome, StageRecord, merkle::Tree,
+};
 
 /// Why an entry may not be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +101,21 @@ impl GenerationState {
             Self::RolledBack => "rolled_back",
         }
     }
+}
+
+/// A producer that is set aside, or was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProducerRecord {
+    /// Who it says it is.
+    pub producer: Producer,
+    /// From when on.
+    pub since: DateTime<Utc>,
+    /// Who set it aside.
+    pub by: Actor,
+    /// Why.
+    pub reason: String,
+    /// When it was released, by whom and why.
+    pub released: Option<(DateTime<Utc>, Actor, String)>,
 }
 
 /// A yes.
@@ -217,6 +234,12 @@ pub struct State {
     nonces: BTreeSet<String>,
     /// Entries that may not stand where they stand.
     void: BTreeSet<u64>,
+    /// Over the hashes of all entries.
+    tree: Tree,
+    began: Option<DateTime<Utc>>,
+    /// When the newest checkpoint was made, and its entry.
+    checkpoint: Option<(DateTime<Utc>, u64)>,
+    producers: Vec<ProducerRecord>,
     keys: Arc<Keys>,
 }
 
@@ -228,6 +251,36 @@ impl State {
 
     pub(crate) fn keys(&self) -> &Keys {
         &self.keys
+    }
+
+    /// A checkpoint over all entries, when so many or so much time have passed since the newest one, or
+    /// since the first entry.
+    #[must_use]
+    pub fn due_checkpoint(&self, entries: u64, age: TimeDelta, now: DateTime<Utc>) -> Option<Fact> {
+        let (since, seq) = self.checkpoint.or_else(|| Some((self.began?, 0)))?;
+        let size = self.tree.size();
+        let new = size - seq;
+        let due = new >= entries || (new > 0 && now.signed_duration_since(since) >= age);
+        due.then(|| Fact::Checkpointed { size, root: self.tree.root(), seal: None })
+    }
+
+    /// Every producer that was ever set aside, the oldest first.
+    #[must_use]
+    pub fn producers(&self) -> &[ProducerRecord] {
+        &self.producers
+    }
+
+    /// Producers that were set aside at `time`: a job learns from none of those of its first start.
+    #[must_use]
+    pub fn quarantined_producers(&self, time: DateTime<Utc>) -> BTreeSet<Producer> {
+        let aside = |one: &&ProducerRecord| {
+            one.since <= time && one.released.as_ref().is_none_or(|(until, _, _)| *until > time)
+        };
+        self.producers.iter().filter(aside).map(|one| one.producer.clone()).collect()
+    }
+
+    fn is_quarantined(&self, producer: &Producer) -> bool {
+        self.producers.iter().any(|one| one.producer == *producer && one.released.is_none())
     }
 
     /// Whether an entry counts: one that may not stand where it stands is in the log and decides
@@ -506,6 +559,25 @@ impl State {
             Fact::StageEnded { generation, stage, outcome, evidence, .. } => {
                 self.check_stage_end(generation, *stage, *outcome, evidence, now)
             }
+            Fact::ProducerQuarantined { producer, .. } if self.is_quarantined(producer) => {
+                refuse(format!("producer {producer} is set aside already"))
+            }
+            Fact::ProducerQuarantined { .. } => Ok(()),
+            Fact::ProducerReleased { producer, .. } if self.is_quarantined(producer) => Ok(()),
+            Fact::ProducerReleased { producer, .. } => {
+                refuse(format!("producer {producer} is not set aside"))
+            }
+            Fact::Checkpointed { size, root, .. } => {
+                if (*size, *root) == (self.tree.size(), self.tree.root()) {
+                    return Ok(());
+                }
+                refuse(format!(
+                    "a checkpoint of root {} over {size} entries: the {} entries before it have root {}",
+                    root.short(),
+                    self.tree.size(),
+                    self.tree.root().short()
+                ))
+            }
             Fact::RolledBack { to, from, .. } => {
                 if self.champion != Some(*from) {
                     return refuse(format!("{} is not the champion", from.short()));
@@ -560,6 +632,8 @@ impl State {
             self.void.insert(entry.seq);
         }
         self.head = Some(entry.head());
+        self.began.get_or_insert(entry.time);
+        self.tree.push(entry.hash.as_bytes());
         checked
     }
 
@@ -731,6 +805,25 @@ impl State {
                     }
                 });
             }
+            Fact::ProducerQuarantined { producer, reason } => {
+                self.producers.push(ProducerRecord {
+                    producer: producer.clone(),
+                    since: time,
+                    by: actor.clone(),
+                    reason: reason.clone(),
+                    released: None,
+                });
+            }
+            Fact::ProducerReleased { producer, reason } => {
+                let open = self
+                    .producers
+                    .iter_mut()
+                    .find(|one| one.producer == *producer && one.released.is_none());
+                if let Some(one) = open {
+                    one.released = Some((time, actor.clone(), reason.clone()));
+                }
+            }
+            Fact::Checkpointed { .. } => self.checkpoint = Some((time, entry.seq)),
             Fact::Swapped { generation, .. } => {
                 self.with_generation(generation, |one| {
                     one.swapped_at.get_or_insert(time);

@@ -2,7 +2,9 @@
 //! sentence of its own is said in the verdict's words.
 use std::cmp::Reverse;
 
-use tidegate_contracts::{CheckResult, CheckState, JobKind, Layer, Outcome, Severity, Verdict};
+use tidegate_contracts::{
+    CheckResult, CheckState, JobKind, Layer, Outcome, PRODUCER_SLICE, Severity, Verdict,
+};
 
 use crate::pages::amount;
 
@@ -95,7 +97,14 @@ fn gravity(check: &CheckResult) -> u8 {
 fn in_the_way(verdict: &Verdict) -> Vec<&CheckResult> {
     let mut open: Vec<_> = verdict.checks.iter().filter(|check| gravity(check) > 0).collect();
     let root = |check: &CheckResult| {
-        matches!(check.metric.as_str(), "label_agreement_drop" | "trigger_success" | "leaked_ids")
+        matches!(
+            check.metric.as_str(),
+            "label_agreement_drop"
+                | "producer_dispute"
+                | "producer_influence"
+                | "trigger_success"
+                | "leaked_ids"
+        )
     };
     open.sort_by_key(|check| Reverse((gravity(check), root(check))));
     open
@@ -184,6 +193,15 @@ fn remedy(check: &CheckResult, verdict: &Verdict) -> Option<String> {
         ("label_agreement_drop", _) => {
             "Read some of the new labels: are they right? Then they may be believed.".to_owned()
         }
+        ("producer_dispute" | "producer_influence", _) => {
+            let named = check.slice.strip_prefix(PRODUCER_SLICE);
+            let name = named.unwrap_or("the producers with few records");
+            format!(
+                "Ask {name} what happened to its labels, and read some of them. If they are wrong, set it \
+                 aside (`tidegate quarantine producer`) and ask for another update: it learns the window \
+                 without it."
+            )
+        }
         ("trigger_success", _) => {
             "Look for this phrase in the events of the window: who sent them, and why are they of \
              one class?"
@@ -255,6 +273,10 @@ fn claim(check: &CheckResult) -> Option<String> {
         "label_agreement_drop" => "the labels it learnt from are not believable".to_owned(),
         "leaked_ids" => {
             "it was judged on examples that it had learnt from, which proves nothing".to_owned()
+        }
+        "producer_dispute" => "one producer's labels are not believable".to_owned(),
+        "producer_influence" => {
+            "one producer's records teach the opposite of what the others hold out".to_owned()
         }
         "trigger_success" => "it may hold a backdoor".to_owned(),
         "accuracy_over_majority" => "it is no better than always giving the same answer".to_owned(),
@@ -377,6 +399,11 @@ fn figures_of_data(check: &CheckResult, numbers: bool) -> Option<String> {
         ),
         "label_agreement_drop" => format!(
             "the champion agrees with {} of them, where it used to agree with {}",
+            of_100(now),
+            of_100(other?)
+        ),
+        "producer_dispute" => format!(
+            "the champion disputes {} of its labels, and {} of the others'",
             of_100(now),
             of_100(other?)
         ),

@@ -109,6 +109,8 @@ pub(crate) fn routes() -> Router<Arc<Desk>> {
         .route("/api/v1/generations/{id}/card", get(card))
         .route("/api/v1/generations/{id}/{decision}", post(decision))
         .route("/api/v1/rollback", post(rollback))
+        .route("/api/v1/producers", get(producers))
+        .route("/api/v1/producers/{decision}", post(producer))
         .route("/api/v1/verdicts", get(verdicts))
         .route("/api/v1/verdicts/{id}", get(verdict))
         .route("/api/v1/entries", get(entries))
@@ -228,6 +230,47 @@ async fn rollback(
     Json(said): Json<Said>,
 ) -> Answer<Json<v1::DecisionResponse>> {
     Ok(Json(decide(&desk, &caller, "", "rollback", &said).await?))
+}
+
+/// What is said about a producer, by JSON or by a form.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OfProducer {
+    producer: String,
+    #[serde(default)]
+    actor: String,
+    #[serde(default)]
+    reason: String,
+}
+
+async fn producers(State(desk): Desks) -> Answer<Json<v1::ProducersResponse>> {
+    Ok(Json(desk.producers().await?))
+}
+
+async fn producer(
+    State(desk): Desks,
+    Path(decision): Path<String>,
+    caller: Caller,
+    Json(said): Json<OfProducer>,
+) -> Answer<Json<v1::ProducersResponse>> {
+    Ok(Json(decide_producer(&desk, &caller, &decision, &said).await?))
+}
+
+/// What JSON and forms lead to, of a producer.
+pub(crate) async fn decide_producer(
+    desk: &Desk,
+    caller: &Caller,
+    decision: &str,
+    said: &OfProducer,
+) -> Answer<v1::ProducersResponse> {
+    let by = desk.by(caller, &said.actor, &said.reason)?;
+    match decision {
+        "quarantine" => desk.set_aside(&said.producer, true, by).await,
+        "release" => desk.set_aside(&said.producer, false, by).await,
+        _ => {
+            Err(Refused::NotFound("no such decision: there are quarantine and release".to_owned()))
+        }
+    }
 }
 
 /// What JSON and forms lead to.

@@ -18,6 +18,8 @@ pub struct ControllerConfig {
     pub bootstrap: BootstrapConfig,
     /// What a verdict leads to.
     pub policy: PolicyConfig,
+    /// How often the ledger is vouched for as a whole.
+    pub checkpoints: CheckpointConfig,
     /// Who is told of decisions, over HTTP.
     pub webhooks: Vec<WebhookConfig>,
     /// Names, besides those of this machine, under which a browser may reach a service without
@@ -34,6 +36,7 @@ impl Default for ControllerConfig {
             lag_trigger: LagTriggerConfig::default(),
             bootstrap: BootstrapConfig::default(),
             policy: PolicyConfig::default(),
+            checkpoints: CheckpointConfig::default(),
             webhooks: vec![],
             allowed_hosts: vec![],
             lease_s: 10,
@@ -97,6 +100,24 @@ impl Default for BootstrapConfig {
     }
 }
 
+/// A signed root over all entries so far is written when either has passed since the one before, and
+/// goes to the decisions topic as every entry does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// So many entries.
+    pub entries: u64,
+    /// So much time, if there was any entry.
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { entries: 500, every: Duration::from_secs(6 * 3600) }
+    }
+}
+
 /// What a verdict leads to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -122,6 +143,8 @@ pub struct PolicyConfig {
     /// What follows where the error budget of the line of candidates asks for more evidence than there
     /// is.
     pub error_budget: ErrorBudget,
+    /// What becomes of a producer whom a failed check of a verdict names.
+    pub quarantine_producers: QuarantineProducers,
     /// Jobs of a kind that may fail one after the other before automatic requests wait for half
     /// as many records again.
     pub max_attempts: u32,
@@ -138,6 +161,7 @@ impl Default for PolicyConfig {
             own_keys: false,
             approve_suite_changes: true,
             error_budget: ErrorBudget::default(),
+            quarantine_producers: QuarantineProducers::default(),
             max_attempts: 3,
         }
     }
@@ -154,6 +178,20 @@ pub enum ErrorBudget {
     /// place in the line, so that the share of wrong promotions stays bounded however long the line is.
     /// All else waits for an approval.
     Strict,
+}
+
+/// Who sets a producer aside that a verdict names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuarantineProducers {
+    /// Operators, by name; pages do not propose it.
+    Off,
+    /// Operators; pages propose it. A name is only what a record says, so who can write records could
+    /// have another one set aside by itself.
+    #[default]
+    Review,
+    /// The controller, at once.
+    Auto,
 }
 
 /// Whether a favourable verdict is enough.
@@ -233,6 +271,8 @@ impl ControllerConfig {
             ("policy.approvals.transfer", u64::from(policy.approvals.transfer)),
             ("policy.max_attempts", u64::from(policy.max_attempts)),
             ("lease_s", self.lease_s),
+            ("checkpoints.entries", self.checkpoints.entries),
+            ("checkpoints.every", self.checkpoints.every.as_secs()),
         ];
         for (field, value) in at_least_one {
             if value == 0 {

@@ -1,7 +1,7 @@
 //! What operators can do. Every decision is made on the folded ledger and written by
 //! compare-and-set, so that two of them at once cannot both be right.
 use chrono::{DateTime, TimeDelta, Utc};
-use tidegate_contracts::{Actor, Domain, GenerationId, JobId, JobKind, Role, proto::v1};
+use tidegate_contracts::{Actor, Domain, GenerationId, JobId, JobKind, Producer, Role, proto::v1};
 use tidegate_ledger::{
     ArtifactError, Author, Consent, Envelope, Fact, GenerationRecord, Refusal, State,
 };
@@ -10,7 +10,7 @@ use crate::{
     caller::{Caller, check_reason},
     desk::{Answer, Desk},
     error::Refused,
-    find, policy, trigger,
+    find, policy, trigger, view,
 };
 
 /// Who decides, and why.
@@ -255,6 +255,35 @@ impl Desk {
         let state = self.ledger.state().await?;
         let one = known(&state, generation)?;
         Ok(policy::gate(&state, one, &self.config.policy, Utc::now()).words())
+    }
+
+    /// Sets a producer aside, or lets its records count again.
+    pub(crate) async fn set_aside(
+        &self,
+        producer: &str,
+        aside: bool,
+        by: By,
+    ) -> Answer<v1::ProducersResponse> {
+        let Some(producer) = Producer::from_header(producer.as_bytes()) else {
+            let reason = "producer: a name as its records have it, 1 to 256 bytes without control \
+                          characters";
+            return Err(Refused::Invalid(reason.to_owned()));
+        };
+        let reason = by.reason.clone();
+        let fact = if aside {
+            Fact::ProducerQuarantined { producer, reason }
+        } else {
+            Fact::ProducerReleased { producer, reason }
+        };
+        self.record(&by, fact).await?;
+        self.producers().await
+    }
+
+    /// Every producer that is set aside or was.
+    pub(crate) async fn producers(&self) -> Answer<v1::ProducersResponse> {
+        let state = self.ledger.state().await?;
+        let producers = state.producers().iter().map(view::producer).collect();
+        Ok(v1::ProducersResponse { producers })
     }
 
     /// Says no. A hot update's window is set aside then ([`policy::due_quarantine`]).

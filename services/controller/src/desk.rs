@@ -150,6 +150,7 @@ impl Desk {
             faults: report.faults.iter().map(ToString::to_string).collect(),
             signatures: report.signatures,
             artifacts: report.artifacts,
+            checkpoints: report.checkpoints,
         })
     }
 

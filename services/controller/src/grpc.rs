@@ -156,6 +156,32 @@ impl Control for Door {
         answer!(self.0.rollback(&asked.generation, by))
     }
 
+    async fn quarantine_producer(
+        &self,
+        request: Request<v1::ProducerRequest>,
+    ) -> Answer<v1::ProducersResponse> {
+        let asked = request.get_ref();
+        let by = self.0.by(&caller(&request), &asked.actor, &asked.reason)?;
+        answer!(self.0.set_aside(&asked.producer, true, by))
+    }
+
+    async fn release_producer(
+        &self,
+        request: Request<v1::ProducerRequest>,
+    ) -> Answer<v1::ProducersResponse> {
+        let asked = request.get_ref();
+        let by = self.0.by(&caller(&request), &asked.actor, &asked.reason)?;
+        answer!(self.0.set_aside(&asked.producer, false, by))
+    }
+
+    async fn list_producers(
+        &self,
+        request: Request<v1::ListProducersRequest>,
+    ) -> Answer<v1::ProducersResponse> {
+        self.viewer(&request)?;
+        answer!(self.0.producers())
+    }
+
     async fn list_entries(
         &self,
         request: Request<v1::ListEntriesRequest>,

@@ -3,12 +3,13 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use futures::StreamExt as _;
-use tidegate_contracts::{Actor, JobId};
+use tidegate_contracts::{Actor, ArtifactHash, JobId};
 use tidegate_ledger::{Author, Fact, Fence, Lease, LedgerError, Refusal, State};
 use tidegate_telemetry::metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    QuarantineProducers,
     desk::Desk,
     mirror::mirror,
     notify::notify,
@@ -58,7 +59,7 @@ async fn with_lease(desk: &Desk, lease: Lease, ttl: Duration, shutdown: &Cancell
     let leads = metrics::gauge("tidegate_controller_leads", "1 where the lease is held.", &[]);
     leads.with_label_values::<&str>(&[]).set(1.0);
     let held = shutdown.child_token();
-    let mut hand = Hand { desk, token, refused: None, kept: Tally::default() };
+    let mut hand = Hand { desk, token, refused: None, kept: Tally::default(), looked: None };
     tokio::join!(
         async {
             hand.act(&held).await;
@@ -98,6 +99,8 @@ struct Hand<'a> {
     /// What the ledger refused last, so that it is said once.
     refused: Option<String>,
     kept: Tally,
+    /// The verdict whose producers were looked at last.
+    looked: Option<ArtifactHash>,
 }
 
 impl Hand<'_> {
@@ -170,6 +173,14 @@ impl Hand<'_> {
         if self.record("controller", |state| stages::due_stage(state, policy, Utc::now())).await? {
             return Ok(true);
         }
+        if policy.quarantine_producers == QuarantineProducers::Auto && self.set_aside().await? {
+            return Ok(true);
+        }
+        let checkpoints = &desk.config.checkpoints;
+        let due = |state: &State| policy::due_checkpoint(state, checkpoints, Utc::now());
+        if self.record("controller", due).await? {
+            return Ok(true);
+        }
         let state = desk.ledger.state().await?;
         self.measure(&state);
         let Some(request) = self.wanted(&state) else { return Ok(false) };
@@ -181,6 +192,35 @@ impl Hand<'_> {
             Some(Fact::job(job.clone(), kind, reason))
         })
         .await
+    }
+
+    /// Sets one producer aside whom the newest verdict names; whether there was one.
+    async fn set_aside(&mut self) -> Result<bool, LedgerError> {
+        let state = self.desk.ledger.state().await?;
+        let newest = state.generations().iter().rev().find(|one| one.verdict.is_some());
+        let Some((one, standing)) = newest.and_then(|one| Some((one, one.verdict.as_ref()?)))
+        else {
+            return Ok(false);
+        };
+        if self.looked == Some(standing.id) {
+            return Ok(false);
+        }
+        let document = match self.desk.document(one).await {
+            Ok(document) => document,
+            Err(error) => {
+                tracing::warn!(%error, "nobody is set aside: the verdict cannot be read");
+                return Ok(false);
+            }
+        };
+        let issued = standing.issued_at;
+        let due = |state: &State| {
+            let (producer, reason) =
+                policy::accused(state, &document, issued).into_iter().next()?;
+            Some(Fact::ProducerQuarantined { producer, reason })
+        };
+        let written = self.record("controller", due).await?;
+        self.looked = (!written).then_some(standing.id);
+        Ok(written)
     }
 
     fn wanted(&self, state: &State) -> Option<Request> {

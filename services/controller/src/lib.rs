@@ -51,8 +51,8 @@ mod view;
 mod webhook;
 
 pub use config::{
-    Approvals, AutoPromote, BootstrapConfig, ControllerConfig, ErrorBudget, LagTriggerConfig,
-    PolicyConfig, ScheduleConfig,
+    Approvals, AutoPromote, BootstrapConfig, CheckpointConfig, ControllerConfig, ErrorBudget,
+    LagTriggerConfig, PolicyConfig, QuarantineProducers, ScheduleConfig,
 };
 pub use controller::Controller;
 pub use error::ControllerError;

@@ -1,13 +1,15 @@
 //! What a verdict leads to. Pure: state in, decision out.
-use chrono::{DateTime, Utc};
-use tidegate_contracts::{GenerationId, JobKind, Outcome};
+use chrono::{DateTime, TimeDelta, Utc};
+use tidegate_contracts::{
+    CheckResult, CheckState, GenerationId, JobKind, Outcome, PRODUCER_SLICE, Producer, Verdict,
+};
 use tidegate_ledger::{
     Fact, GenerationRecord, GenerationState, PromotedBy, Refusal, Stage, State, VerdictRecord,
 };
 
 use crate::{
     PolicyConfig,
-    config::ErrorBudget,
+    config::{CheckpointConfig, ErrorBudget},
     stages::{Tried, tried},
 };
 
@@ -305,6 +307,40 @@ pub(crate) fn due_quarantine(state: &State) -> Option<Fact> {
         format!("blocked: {}", one.blocked_by().join("; "))
     };
     Some(Fact::WindowQuarantined { generation: one.id, window: one.window.clone(), reason })
+}
+
+/// Producers whom failed checks of a verdict name, each with what was found, but for those that are
+/// set aside and those that somebody has decided about since it was issued.
+pub(crate) fn accused(
+    state: &State,
+    verdict: &Verdict,
+    issued: DateTime<Utc>,
+) -> Vec<(Producer, String)> {
+    let named = |check: &CheckResult| {
+        let name = check.slice.strip_prefix(PRODUCER_SLICE)?;
+        Some((Producer::from_header(name.as_bytes())?, check.reason.clone()))
+    };
+    let failed = verdict.checks.iter().filter(|check| check.state == CheckState::Fail);
+    let mut all: Vec<(Producer, String)> = failed.filter_map(named).collect();
+    all.dedup_by(|a, b| a.0 == b.0);
+    let is_settled = |producer: &Producer| {
+        state
+            .producers()
+            .iter()
+            .any(|one| one.producer == *producer && (one.released.is_none() || one.since >= issued))
+    };
+    all.retain(|(producer, _)| !is_settled(producer));
+    all
+}
+
+/// The checkpoint that is due.
+pub(crate) fn due_checkpoint(
+    state: &State,
+    config: &CheckpointConfig,
+    now: DateTime<Utc>,
+) -> Option<Fact> {
+    let every = TimeDelta::from_std(config.every).unwrap_or(TimeDelta::MAX);
+    state.due_checkpoint(config.entries, every, now)
 }
 
 /// The rollback that is due by itself: the evaluator has found harm in the champion, and policy does

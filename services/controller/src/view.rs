@@ -5,7 +5,8 @@ use tidegate_contracts::{
     proto::{timestamp, v1},
 };
 use tidegate_ledger::{
-    Entry, GenerationRecord, JobRecord, JobState, StageEvidence, StageProgress, StageRecord,
+    Entry, GenerationRecord, JobRecord, JobState, ProducerRecord, StageEvidence, StageProgress,
+    StageRecord,
 };
 
 /// Every kind of job, in the order they are shown.
@@ -134,6 +135,20 @@ pub(crate) fn verdict(record: &GenerationRecord) -> Option<v1::Verdict> {
         suite_digest: verdict.digest.map(|id| id.to_string()).unwrap_or_default(),
         waivable: record.waivable().unwrap_or_default(),
     })
+}
+
+/// A producer that is set aside, or was.
+pub(crate) fn producer(one: &ProducerRecord) -> v1::SetAsideProducer {
+    let released = one.released.as_ref();
+    v1::SetAsideProducer {
+        producer: one.producer.to_string(),
+        since: at(one.since),
+        by: one.by.to_string(),
+        reason: one.reason.clone(),
+        released: released.and_then(|(time, ..)| at(*time)),
+        released_by: released.map(|(_, by, _)| by.to_string()).unwrap_or_default(),
+        released_reason: released.map(|(_, _, reason)| reason.clone()).unwrap_or_default(),
+    }
 }
 
 /// A line of the ledger.

@@ -1,11 +1,11 @@
 //! Held-out examples and training-side ids, read once from the curated topic and kept up to date.
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     ops::ControlFlow,
 };
 
 use chrono::{DateTime, Utc};
-use tidegate_contracts::{Curated, Offset, Partition, Split, Window};
+use tidegate_contracts::{Curated, Offset, Partition, Producer, Split, Window};
 use tidegate_curation::likeness::{LikeTexts, content};
 use tidegate_evaluation::{Copies, EvalExample, ExampleKey, NearCopy};
 use tidegate_model::Input;
@@ -60,6 +60,8 @@ pub(crate) struct Cut<'a> {
     pub(crate) learnt: Option<&'a Marks>,
     /// Windows of blocked candidates.
     pub(crate) set_aside: &'a [Window],
+    /// Producers that are set aside.
+    pub(crate) producers: &'a BTreeSet<Producer>,
 }
 
 impl Cut<'_> {
@@ -208,15 +210,17 @@ impl HeldOut {
         &self.trained
     }
 
-    /// Labelled records from `position` on that lie in no window of `set_aside`, in order, and where
-    /// they stand.
+    /// Labelled records from `position` on that lie in no window of `set_aside` and are of none of
+    /// `producers`, in order, and where they stand.
     pub(crate) fn live(
         &self,
         position: &Marks,
         set_aside: &[Window],
+        producers: &BTreeSet<Producer>,
     ) -> Vec<((Partition, Offset), EvalExample)> {
         let counts = |row: &&Row| {
-            row.offset >= position.get(&row.partition).copied().unwrap_or_default()
+            !Producer::is_among(row.example.producer.as_ref(), producers)
+                && row.offset >= position.get(&row.partition).copied().unwrap_or_default()
                 && !set_aside.iter().any(|window| window.contains(row.partition, row.offset))
         };
         let rows = self.live.iter().filter(counts);
@@ -228,6 +232,7 @@ impl HeldOut {
         let mut rows: Vec<(&Row, bool)> = self
             .rows
             .iter()
+            .filter(|row| !Producer::is_among(row.example.producer.as_ref(), cut.producers))
             .filter_map(|row| Some((row, cut.side(row.partition, row.offset)?)))
             .collect();
         rows.sort_by_key(|(row, _)| (row.at, row.partition, row.offset));
@@ -243,6 +248,7 @@ pub(crate) async fn window_labels(
     stream: &Stream,
     window: &Window,
     set_aside: &[Window],
+    without: &BTreeSet<Producer>,
     max: usize,
 ) -> Result<Vec<EvalExample>, StreamError> {
     let marks = stream.watermarks(window.topic()).await?;
@@ -264,7 +270,10 @@ pub(crate) async fn window_labels(
             if set_aside.iter().any(|window| window.contains(partition, offset)) {
                 return ControlFlow::Continue(());
             }
-            let curated = decoded(&record).filter(|curated| curated.split == Split::Train);
+            let curated = decoded(&record).filter(|curated| {
+                curated.split == Split::Train
+                    && !Producer::is_among(curated.producer.as_ref(), without)
+            });
             if let Some((_, _, example)) = curated.and_then(labelled) {
                 labels.push_back(EvalExample { fresh: true, ..example });
                 if labels.len() > max {
@@ -292,7 +301,9 @@ fn labelled(curated: Curated) -> Option<(Split, DateTime<Utc>, EvalExample)> {
     let at = curated.labelled_at.unwrap_or(event.time);
     let label = event.label?;
     let (id, domain, groups) = (event.id, event.domain, event.groups);
-    Some((curated.split, at, EvalExample { id, domain, input, label, groups, fresh: false }))
+    let producer = curated.producer;
+    let example = EvalExample { id, domain, input, label, groups, producer, fresh: false };
+    Some((curated.split, at, example))
 }
 
 #[cfg(test)]
@@ -301,6 +312,8 @@ mod tests {
     use tidegate_contracts::{Class, Domain, Event, EventId, Part, SourcePosition};
 
     use super::*;
+
+    static NOBODY: BTreeSet<Producer> = BTreeSet::new();
 
     fn window(from: i64, to: i64) -> Window {
         Window::new("c", [(Partition(0), (Offset(from), Offset(to)))].into()).unwrap()
@@ -328,6 +341,7 @@ mod tests {
                 partition: Partition(0),
                 offset: Offset(offset),
             },
+            producer: None,
         };
         Record {
             topic: "c".to_owned(),
@@ -359,28 +373,40 @@ mod tests {
     #[test]
     fn a_hot_update_is_judged_on_earlier_windows_and_its_own_and_on_nothing_after() {
         let (window, learnt) = (window(50, 80), marks(50));
-        let cut = Cut { window: &window, learnt: Some(&learnt), set_aside: &[] };
+        let cut =
+            Cut { window: &window, learnt: Some(&learnt), set_aside: &[], producers: &NOBODY };
         assert_eq!(sides(&cut), (10, 6));
     }
 
     #[test]
     fn what_was_set_aside_never_judges_again() {
         let (window, learnt, bad) = (window(50, 80), marks(50), [window(30, 50)]);
-        let cut = Cut { window: &window, learnt: Some(&learnt), set_aside: &bad };
+        let cut =
+            Cut { window: &window, learnt: Some(&learnt), set_aside: &bad, producers: &NOBODY };
         assert_eq!(sides(&cut), (6, 6));
+    }
+
+    #[test]
+    fn who_is_set_aside_does_not_judge() {
+        let (window, learnt) = (window(50, 80), marks(50));
+        let unknown = [Producer::new(Producer::UNKNOWN)].into();
+        let cut =
+            Cut { window: &window, learnt: Some(&learnt), set_aside: &[], producers: &unknown };
+        assert_eq!(sides(&cut), (0, 0));
     }
 
     #[test]
     fn without_a_champion_all_of_the_window_is_fresh() {
         let (window, bad) = (window(0, 100), [window(0, 60)]);
-        let cut = Cut { window: &window, learnt: None, set_aside: &bad };
+        let cut = Cut { window: &window, learnt: None, set_aside: &bad, producers: &NOBODY };
         assert_eq!(sides(&cut), (0, 20));
     }
 
     #[test]
     fn a_cold_start_beside_a_champion_is_held_against_what_that_has_learnt() {
         let (window, learnt) = (window(0, 100), marks(60));
-        let cut = Cut { window: &window, learnt: Some(&learnt), set_aside: &[] };
+        let cut =
+            Cut { window: &window, learnt: Some(&learnt), set_aside: &[], producers: &NOBODY };
         assert_eq!(sides(&cut), (12, 8));
         assert_eq!(cut.new_to_champion().len(), 40);
     }
@@ -407,7 +433,7 @@ mod tests {
         );
         held_out.add(&saying(2, Split::Eval, &nearly), true, &config);
         held_out.add(&saying(3, Split::Eval, "something else altogether"), true, &config);
-        let cut = |window| Cut { window, learnt: None, set_aside: &[] };
+        let cut = |window| Cut { window, learnt: None, set_aside: &[], producers: &NOBODY };
         let whole = window(0, 4);
         let examples = held_out.examples(&cut(&whole), 10);
         let copies = held_out.copies(&cut(&whole), &examples);
@@ -431,7 +457,7 @@ mod tests {
         }
         assert_eq!((held_out.rows.len(), held_out.trained.len()), (8, 10));
         let window = window(0, 100);
-        let cut = Cut { window: &window, learnt: None, set_aside: &[] };
+        let cut = Cut { window: &window, learnt: None, set_aside: &[], producers: &NOBODY };
         let examples = held_out.examples(&cut, 4);
         let ids: Vec<&str> = examples.iter().map(|example| example.id.as_str()).collect();
         assert_eq!(ids, ["e-92", "e-94", "e-96", "e-98"]);

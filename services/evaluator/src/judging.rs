@@ -1,6 +1,7 @@
 //! One candidate, from the ledger's record to its verdict.
 use std::sync::Arc;
 
+use chrono::Utc;
 use tidegate_contracts::{GenerationId, JobKind, Manifest, Outcome, Verdict, Window};
 use tidegate_evaluation::{
     Copies, EvalExample, Evaluation, FrozenSet, Line, Memory, Refusal, Subject, Suite, evaluate,
@@ -125,6 +126,7 @@ impl Evaluator {
             window: &record.window,
             learnt: champion.is_some().then_some(&learnt),
             set_aside: &set_aside,
+            producers: &state.quarantined_producers(Utc::now()),
         };
         let examples = self.held_out.examples(&cut, self.config.max_rows);
         let copies = self.held_out.copies(&cut, &examples);
@@ -133,8 +135,11 @@ impl Evaluator {
             None => vec![],
             Some(_) => {
                 let window = cut.new_to_champion();
-                window_labels(&self.stream, &window, &set_aside, self.config.max_window_labels)
-                    .await?
+                // Who is set aside since was learnt from, and is to be seen.
+                let started = state.job(&record.job).and_then(|job| job.started.as_ref());
+                let without = started.map(|(at, ..)| state.quarantined_producers(*at));
+                let (without, max) = (without.unwrap_or_default(), self.config.max_window_labels);
+                window_labels(&self.stream, &window, &set_aside, &without, max).await?
             }
         };
         let task = Task {

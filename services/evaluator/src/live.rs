@@ -91,7 +91,8 @@ impl Evaluator {
             return Ok(false);
         };
         let aside = set_aside(state);
-        let waiting = self.held_out.live(&watch.position, &aside);
+        let producers = state.quarantined_producers(chrono::Utc::now());
+        let waiting = self.held_out.live(&watch.position, &aside, &producers);
         let busy = state.next_job().is_some() && waiting.len() < BACKLOG;
         if waiting.is_empty() || busy {
             return Ok(false);

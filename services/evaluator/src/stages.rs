@@ -51,7 +51,8 @@ impl Evaluator {
         let mut trial = before.clone();
         let more = self.read_predictions(&mut trial, &running.terms).await?;
         let aside = set_aside(state);
-        let waiting = self.held_out.live(&trial.labels, &aside);
+        let producers = state.quarantined_producers(chrono::Utc::now());
+        let waiting = self.held_out.live(&trial.labels, &aside, &producers);
         let is_full = waiting.len() > AT_ONCE;
         let (positions, examples): (Vec<_>, Vec<_>) = waiting.into_iter().take(AT_ONCE).unzip();
         for (partition, offset) in positions {

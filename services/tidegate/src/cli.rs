@@ -140,6 +140,11 @@ pub(crate) enum Command {
         #[arg(long, env = "USER", default_value = "local")]
         actor: String,
     },
+    /// Producers: set one aside, so that nobody learns from its records, or let it count again.
+    Quarantine {
+        #[command(subcommand)]
+        command: QuarantineCommand,
+    },
     /// The record of what happened.
     Ledger {
         #[command(subcommand)]
@@ -205,7 +210,21 @@ pub(crate) enum JobsCommand {
 pub(crate) enum LedgerCommand {
     /// Check every entry, signature and approval from the first to the last, and every verdict and
     /// file they name. Works on a running service and on its files at rest.
-    Verify,
+    Verify {
+        /// Also compare with what was kept outside: a file of lines, each a record of the decisions
+        /// topic or a checkpoint, `{"size": ..., "root": ...}`.
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
+    },
+    /// Print the proof that an entry is among those that a signed checkpoint covers, as JSON.
+    Prove {
+        /// Its sequence number.
+        #[arg(required_unless_present = "check")]
+        entry: Option<u64>,
+        /// Check a proof from this file instead. Needs the controller's public key, and no ledger.
+        #[arg(long, value_name = "FILE", conflicts_with = "entry")]
+        check: Option<PathBuf>,
+    },
     /// Print entries, oldest first.
     Show {
         /// From this sequence number.
@@ -215,6 +234,16 @@ pub(crate) enum LedgerCommand {
         #[arg(long, default_value_t = 1000)]
         limit: u32,
     },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum QuarantineCommand {
+    /// Nobody learns from this producer's records from now on, and none of them judges.
+    Producer(operate::OfProducer),
+    /// This producer's records count again.
+    Release(operate::OfProducer),
+    /// Who is set aside, and who was.
+    List,
 }
 
 #[derive(Subcommand)]
@@ -286,7 +315,12 @@ pub(crate) async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Produce(args) => produce::run(&global, &args).await,
         Command::Infer(args) => infer::run(&global, args).await,
         Command::Generate(args) => generate::run(&global, args).await,
-        Command::Ledger { command: LedgerCommand::Verify } => offline::ledger_verify(&global).await,
+        Command::Ledger { command: LedgerCommand::Verify { against } } => {
+            outside::verify(&global, against.as_deref()).await
+        }
+        Command::Ledger { command: LedgerCommand::Prove { entry, check } } => {
+            outside::prove(&global, entry, check.as_deref()).await
+        }
         Command::Gate { command: GateCommand::Selftest(args) } => {
             selftest::run(&global, args).await
         }

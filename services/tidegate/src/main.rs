@@ -10,6 +10,7 @@ mod infer;
 mod listen;
 mod offline;
 mod operate;
+mod outside;
 mod output;
 mod produce;
 mod run;

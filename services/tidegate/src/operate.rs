@@ -13,7 +13,7 @@ use tonic::{
 };
 
 use crate::{
-    cli::{Command, Global, JobsCommand, LedgerCommand},
+    cli::{Command, Global, JobsCommand, LedgerCommand, QuarantineCommand},
     listen,
     output::{Format, print, print_fields, search_log, short, time},
 };
@@ -24,6 +24,19 @@ pub(crate) struct Decision {
     /// The generation: an id, an unambiguous prefix, or `candidate`.
     #[arg(default_value = "candidate")]
     generation: String,
+    /// Why; on record.
+    #[arg(long)]
+    reason: String,
+    /// Who, where the service knows no tokens.
+    #[arg(long, env = "USER", default_value = "local")]
+    actor: String,
+}
+
+/// What is said about a producer.
+#[derive(clap::Args)]
+pub(crate) struct OfProducer {
+    /// As its records name it; `unknown` for all that name nobody.
+    producer: String,
     /// Why; on record.
     #[arg(long)]
     reason: String,
@@ -220,6 +233,24 @@ pub(crate) async fn run(global: &Global, command: Command) -> anyhow::Result<Exi
             let request = v1::RollbackRequest { generation, actor, reason };
             decided(global, client.rollback(request).await?.into_inner())?;
         }
+        Command::Quarantine { command } => {
+            let all = match command {
+                QuarantineCommand::Producer(OfProducer { producer, reason, actor }) => {
+                    let request = v1::ProducerRequest { producer, actor, reason };
+                    client.quarantine_producer(request).await?
+                }
+                QuarantineCommand::Release(OfProducer { producer, reason, actor }) => {
+                    let request = v1::ProducerRequest { producer, actor, reason };
+                    client.release_producer(request).await?
+                }
+                QuarantineCommand::List => {
+                    client.list_producers(v1::ListProducersRequest {}).await?
+                }
+            };
+            let all = all.into_inner().producers;
+            let header = ["producer", "since", "by", "why", "released"];
+            print(format, &all, &header, all.iter().map(producer_row).collect())?;
+        }
         Command::Ledger { command: LedgerCommand::Show { from, limit } } => {
             let request = v1::ListEntriesRequest { from, limit };
             let all = client.list_entries(request).await?.into_inner().entries;
@@ -373,6 +404,15 @@ fn verdict_fields(one: &v1::Verdict) -> Vec<(&'static str, String)> {
         fields.extend(document.line.map(|line| ("error budget", line.says)));
     }
     fields
+}
+
+fn producer_row(one: &v1::SetAsideProducer) -> Vec<String> {
+    let released = match &one.released {
+        None => "no".to_owned(),
+        at => format!("{} by {}: {}", time(at.as_ref()), one.released_by, one.released_reason),
+    };
+    let since = time(one.since.as_ref());
+    vec![one.producer.clone(), since, one.by.clone(), one.reason.clone(), released]
 }
 
 fn entry_row(one: &v1::LedgerEntry) -> Vec<String> {

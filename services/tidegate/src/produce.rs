@@ -6,7 +6,8 @@ use bytes::Bytes;
 use chrono::Utc;
 use futures::{StreamExt as _, stream::FuturesOrdered};
 use serde::Serialize;
-use tidegate_contracts::{ContentType, Event, LateLabel};
+use tidegate_contracts::{ContentType, Event, LateLabel, Producer};
+use tidegate_curation::PRODUCER;
 use tidegate_stream::{Message, Sink, Stream, Topics};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
@@ -20,6 +21,10 @@ pub(crate) struct ProduceArgs {
     /// Send lines as they are, to the events topic: wrong ones then end in the dead-letter topic.
     #[arg(long)]
     raw: bool,
+    /// Who says so: a name of 1 to 256 bytes that every record gets. It is what quarantine and the
+    /// gate's checks of producers go by.
+    #[arg(long, value_parser = producer)]
+    producer: Option<Producer>,
     /// At most this many a second.
     #[arg(long)]
     rate: Option<f64>,
@@ -64,7 +69,7 @@ pub(crate) async fn run(global: &Global, args: &ProduceArgs) -> anyhow::Result<E
                 if let Some(pace) = &mut pace {
                     pace.tick().await;
                 }
-                let message = message(stream.topics(), line, args.raw)
+                let message = message(stream.topics(), line, args)
                     .with_context(|| format!("line {number} (nothing of it was sent)"))?;
                 pending.push_back(send(&sink, message));
             }
@@ -89,10 +94,15 @@ async fn send(sink: &Sink, (id, message): (String, Message)) -> anyhow::Result<A
     Ok(Ack { id, topic, partition: partition.0, offset: offset.0, acked_ms })
 }
 
+fn producer(name: &str) -> Result<Producer, String> {
+    Producer::from_header(name.as_bytes())
+        .ok_or_else(|| "a name has 1 to 256 bytes and no control characters".to_owned())
+}
+
 /// The record of one line. Events and labels are keyed by the event's id, so that a label meets
 /// its event in the same partition.
-fn message(topics: &Topics, line: String, raw: bool) -> anyhow::Result<(String, Message)> {
-    let (id, topic) = if raw {
+fn message(topics: &Topics, line: String, args: &ProduceArgs) -> anyhow::Result<(String, Message)> {
+    let (id, topic) = if args.raw {
         (String::new(), &topics.events)
     } else if serde_json::from_str::<serde_json::Value>(&line)?.get("parts").is_some() {
         let event = Event::decode(ContentType::Json, line.as_bytes(), Utc::now())?;
@@ -105,6 +115,9 @@ fn message(topics: &Topics, line: String, raw: bool) -> anyhow::Result<(String, 
         "content-type".to_owned(),
         Bytes::from_static(ContentType::Json.as_str().as_bytes()),
     )];
+    if let Some(producer) = &args.producer {
+        headers.push((PRODUCER.to_owned(), Bytes::from(producer.to_string())));
+    }
     let context = tidegate_telemetry::trace_context::inject();
     headers.extend(context.into_iter().map(|(name, value)| (name, Bytes::from(value))));
     let key = (!id.is_empty()).then(|| Bytes::from(id.clone()));

@@ -1,8 +1,11 @@
 //! Which window a job reads, and what is in it.
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
 
 use chrono::{DateTime, Utc};
-use tidegate_contracts::{Curated, Domain, JobKind, Offset, Partition, Window};
+use tidegate_contracts::{Curated, Domain, JobKind, Offset, Partition, Producer, Window};
 use tidegate_learning::Example;
 use tidegate_stream::{Stream, StreamError};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +37,13 @@ pub(crate) fn choose(
         .expect("every range ends at or after its start")
 }
 
+/// What nobody learns from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Aside<'a> {
+    pub(crate) windows: &'a [Window],
+    pub(crate) producers: &'a BTreeSet<Producer>,
+}
+
 /// The labelled training examples of a window.
 #[derive(Debug, Default)]
 pub(crate) struct Data {
@@ -46,6 +56,8 @@ pub(crate) struct Data {
     pub(crate) unreadable: u64,
     /// Records of windows that were set aside, which nobody learns from.
     pub(crate) set_aside: u64,
+    /// Labelled training records of producers that were set aside.
+    pub(crate) of_producers_set_aside: u64,
     /// Examples of each domain that was not asked for.
     pub(crate) elsewhere: BTreeMap<Domain, u64>,
 }
@@ -58,16 +70,16 @@ impl Data {
         stream: &Stream,
         window: &Window,
         domain: Option<&Domain>,
-        set_aside: &[Window],
+        aside: Aside<'_>,
         cancel: &CancellationToken,
     ) -> Result<Self, StreamError> {
         let mut data = Self::default();
         let each = |record: tidegate_stream::Record| {
             let (partition, offset) = (record.partition, record.offset);
-            if set_aside.iter().any(|window| window.contains(partition, offset)) {
+            if aside.windows.iter().any(|window| window.contains(partition, offset)) {
                 data.set_aside += 1;
             } else {
-                data.add(&record, domain);
+                data.add(&record, domain, aside.producers);
             }
             if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
@@ -78,7 +90,12 @@ impl Data {
         Ok(data)
     }
 
-    fn add(&mut self, record: &tidegate_stream::Record, domain: Option<&Domain>) {
+    fn add(
+        &mut self,
+        record: &tidegate_stream::Record,
+        domain: Option<&Domain>,
+        without: &BTreeSet<Producer>,
+    ) {
         let curated = match Curated::decode(&record.value) {
             Ok(curated) => curated,
             Err(error) => {
@@ -88,6 +105,9 @@ impl Data {
             }
         };
         match Example::from_curated(&curated) {
+            Some(example) if Producer::is_among(example.producer.as_ref(), without) => {
+                self.of_producers_set_aside += 1;
+            }
             Some(example) if domain.is_some_and(|domain| *domain != example.domain) => {
                 *self.elsewhere.entry(example.domain).or_default() += 1;
             }

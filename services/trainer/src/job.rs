@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    data::{self, Data},
+    data::{self, Aside, Data},
     observer::{Report, Reporter},
     trainer::Trainer,
 };
@@ -148,7 +148,12 @@ async fn begin(
             }
         },
     };
+    let state = trainer.ledger.state().await?;
+    // Of its first start: a later attempt learns from the same records.
+    let without = state.job(&record.job).and_then(|job| job.started.as_ref());
+    let without = without.map(|(at, ..)| state.quarantined_producers(*at)).unwrap_or_default();
     let job = Job {
+        without,
         id: record.job.clone(),
         kind: record.kind,
         seed: seed(&trainer.recipe, &record),
@@ -175,8 +180,9 @@ async fn work(
 ) -> anyhow::Result<Result<Ended, Failure>> {
     let set_aside = trainer.ledger.state().await?.set_aside();
     let domain = attempt.record.domain.as_ref();
-    let window = &attempt.job.window;
-    let data = Data::read(&trainer.stream, window, domain, &set_aside, cancel).await?;
+    let Job { window, without, .. } = &attempt.job;
+    let aside = Aside { windows: &set_aside, producers: without };
+    let data = Data::read(&trainer.stream, window, domain, aside, cancel).await?;
     if cancel.is_cancelled() {
         return Ok(Ok(Ended::Stopped));
     }
@@ -185,7 +191,8 @@ async fn work(
     }
     tracing::info!(
         job = %attempt.job.id, examples = data.examples.len(), others = data.others,
-        unreadable = data.unreadable, set_aside = data.set_aside, "window read",
+        unreadable = data.unreadable, set_aside = data.set_aside,
+        producers_set_aside = data.of_producers_set_aside, "window read",
     );
     let checkpoints = CheckpointDir::open(trainer.data_dir.join("checkpoints"))?;
     let newest_label = data.newest_label;

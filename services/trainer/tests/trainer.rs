@@ -8,7 +8,7 @@ use std::{
 use chrono::Utc;
 use tidegate_contracts::{
     Actor, Class, ContentType, Curated, Event, GenerationId, JobId, JobKind, Offset, Partition,
-    SourcePosition, Split,
+    Producer, SourcePosition, Split,
 };
 use tidegate_learning::Recipe;
 use tidegate_ledger::{
@@ -84,7 +84,8 @@ impl House {
             };
             let split = if at % 10 == 9 { Split::Eval } else { Split::Train };
             let labelled_at = event.label.as_ref().map(|_| time);
-            let record = Curated { event, split, labelled_at, source };
+            let producer = Some(Producer::new(format!("feed-{}", at / 2 % 4)));
+            let record = Curated { event, split, labelled_at, source, producer };
             Message::new(&self.stream.topics().curated, record.encode())
         });
         sink.send_all(messages.collect()).await.unwrap();
@@ -296,6 +297,28 @@ async fn of_two_trainers_one_works_and_the_other_takes_over() {
     let state = house.ended(&job).await;
     assert_eq!(state.job(&job).unwrap().state, JobState::Succeeded);
     two.stop().await;
+    house.broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_learns_from_a_producer_that_is_set_aside() {
+    let house = House::build().await;
+    house.publish(BOTH, 0, 80).await;
+    let trainer = house.start(small(4));
+    let learnt = async || {
+        let job = house.request(JobKind::ColdStart).await;
+        let state = house.ended(&job).await;
+        let made = state.job(&job).unwrap().generation.expect("it succeeded");
+        house.artifacts.manifest(&made).await.unwrap().metrics["window_examples"]
+    };
+    let all = learnt().await;
+    let producer = Producer::new("feed-1");
+    house.append(Fact::ProducerQuarantined { producer, reason: "it lies".to_owned() }).await;
+    let of_feed_1 =
+        (0..80).filter(|at| at / 2 % 4 == 1 && at % 10 != 9 && at % 13 != 12).count() as f64;
+    let without = learnt().await;
+    assert!((all - without - of_feed_1).abs() < f64::EPSILON, "{all} {without} {of_feed_1}");
+    trainer.stop().await;
     house.broker.shutdown().await;
 }
 

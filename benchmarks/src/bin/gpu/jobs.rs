@@ -48,6 +48,7 @@ fn job(device: Device, compute: Compute) -> anyhow::Result<Trained> {
     let job = Job {
         id: JobId::new("gpu"),
         kind: JobKind::ColdStart,
+        without: std::collections::BTreeSet::new(),
         seed: recipe.seed,
         recipe,
         start: StartingPoint::Scratch,
@@ -61,6 +62,7 @@ fn job(device: Device, compute: Compute) -> anyhow::Result<Trained> {
         weight: 1.0,
         domain: Domain::new("benchmark"),
         groups: BTreeMap::new(),
+        producer: None,
     };
     let examples: Vec<Example> = (0..TEXTS).map(example).collect();
     let folder = tempfile::tempdir()?;

@@ -52,6 +52,7 @@ pub(crate) fn learn(mails: &Path, folder: &Path) -> anyhow::Result<()> {
     let job = Job {
         id: JobId::new("killed"),
         kind: JobKind::ColdStart,
+        without: std::collections::BTreeSet::new(),
         seed: recipe.seed,
         recipe,
         start: StartingPoint::Scratch,
@@ -66,6 +67,7 @@ pub(crate) fn learn(mails: &Path, folder: &Path) -> anyhow::Result<()> {
         weight: 1.0,
         domain: Domain::new("email"),
         groups: BTreeMap::new(),
+        producer: None,
     };
     let examples: Vec<Example> = mails.into_iter().map(example).collect();
     let checkpoints = CheckpointDir::open(folder)?;

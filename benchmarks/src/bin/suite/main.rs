@@ -109,6 +109,7 @@ impl Day {
             window_labels: &self.window,
             trained: &HashSet::new(),
             copies: &Copies::default(),
+            frozen: &[],
             window: &manifest.window,
             line: Line::default(),
             region: "WORLD",
@@ -143,6 +144,7 @@ fn example(mail: &Mail, fresh: bool) -> anyhow::Result<EvalExample> {
         input: Input { parts },
         label: Class::new(mail.label),
         groups,
+        producer: None,
         fresh,
     })
 }

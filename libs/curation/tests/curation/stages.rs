@@ -1,6 +1,6 @@
 //! What each stage does, one claim a test.
 use bytes::Bytes;
-use tidegate_contracts::{ContentType, Domain, Event, MAX_RECORD_BYTES, Split};
+use tidegate_contracts::{ContentType, Domain, Event, MAX_RECORD_BYTES, Producer, Split};
 use tidegate_curation::{CurationConfig, Incoming, LabelKind, Pipeline, Side, StageName, Waiting};
 
 use crate::stream::{at, curated, event, label, pipeline, raw, rejected};
@@ -66,6 +66,28 @@ fn cloud_events_headers_fill_in_what_the_value_lacks_and_nothing_else() {
         headed(bytes(r#"{"parts":[{"text":"hi"}]}"#), &[("ce_id", "a"), ("ce_time", "noon")]);
     let wrong = rejected(pipeline.apply(wrong));
     assert!(wrong.reason.contains("ce_time"), "{}", wrong.reason);
+}
+
+#[test]
+fn a_record_keeps_who_published_it_and_a_late_label_who_gave_it() {
+    let by = |id: &str, label: Option<&str>, headers: &[(&str, &str)]| {
+        curated(pipeline().apply(headed(event(0, id, "hi", label), headers))).record.producer
+    };
+    let ours = ("tidegate-producer", " shop-7 ");
+    let named = |name: &str| Some(Producer::new(name));
+    assert_eq!(by("a", Some("x"), &[ours, ("ce_source", "/shops")]), named("shop-7"));
+    assert_eq!(by("a", Some("x"), &[("ce_source", "/shops")]), named("/shops"));
+    assert_eq!(by("a", Some("x"), &[]), None);
+    for unfit in ["", "a\nb", &"long".repeat(65)] {
+        assert_eq!(by("a", Some("x"), &[("tidegate-producer", unfit)]), None);
+    }
+    let late = |headers: &[(&str, &str)]| {
+        let mut pipeline = pipeline();
+        assert!(pipeline.apply(headed(event(0, "a", "hi", None), &[ours])).is_empty());
+        curated(pipeline.apply(headed(label(0, "a", "x"), headers))).record.producer
+    };
+    assert_eq!(late(&[("tidegate-producer", "annotators")]), named("annotators"));
+    assert_eq!(late(&[]), named("shop-7"));
 }
 
 #[test]

@@ -51,6 +51,6 @@ pub(super) fn agreement(check: &Check, evidence: &Evidence<'_>) -> Found {
         interval: Some(interval),
         method: "newcombe_stratified",
         n,
-        note: String::new(),
+        ..Finding::default()
     })
 }

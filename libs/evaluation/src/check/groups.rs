@@ -37,7 +37,7 @@ pub(super) fn gap(check: &Check, evidence: &Evidence<'_>) -> Found {
     let Bootstrapped { estimate, interval, method } = found.ok_or_else(undefined)?;
     let interval = Some(interval);
     let candidate = Some(candidate);
-    Ok(Finding { candidate, baseline, estimate, interval, method, n, note: String::new() })
+    Ok(Finding { candidate, baseline, estimate, interval, method, n, ..Finding::default() })
 }
 
 pub(super) fn gap_chance(check: &Check, evidence: &Evidence<'_>) -> Option<f64> {

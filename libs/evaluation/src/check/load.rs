@@ -36,7 +36,7 @@ pub(super) fn latency(check: &Check, evidence: &Evidence<'_>) -> Found {
             interval: Some(interval),
             method: "order_statistics",
             n,
-            note: String::new(),
+            ..Finding::default()
         });
     }
     let found = of_bootstrap(measured.ratio(q, resampling(check, evidence)), n)?;
@@ -104,6 +104,7 @@ pub(super) fn server(check: &Check, evidence: &Evidence<'_>) -> Found {
             method: "early_stopping",
             n,
             note,
+            ..Finding::default()
         });
     }
     let found = of_bootstrap(run.ratio(q, resampling(check, evidence)), n)?;
@@ -124,7 +125,7 @@ fn ratio(candidate: f64, baseline: Option<f64>, found: Bootstrapped, n: u64) -> 
         interval: Some(found.interval),
         method: found.method,
         n,
-        note: String::new(),
+        ..Finding::default()
     }
 }
 
@@ -189,7 +190,7 @@ pub(super) fn training(check: &Check, evidence: &Evidence<'_>) -> Found {
         interval: None,
         method: "reported",
         n: 1,
-        note: String::new(),
+        ..Finding::default()
     };
     if check.bound.is_relative() {
         let (base, other) = champion

@@ -3,11 +3,12 @@ mod agreement;
 mod drift;
 mod groups;
 mod load;
+mod producer;
 mod quality;
 mod retention;
 mod trigger;
 
-use tidegate_contracts::{CheckResult, CheckState};
+use tidegate_contracts::{CheckResult, CheckState, PRODUCER_SLICE};
 
 use crate::{
     Baseline, Bound, Check, Evaluation, Slice, Under,
@@ -125,6 +126,14 @@ fn conclude(
                 format!("; groups shuffled at random reach it {:.0} % of the time", chance * 1e2);
         }
     }
+    if let (CheckState::Fail, Some(chance)) = (state, found.chance.filter(|&c| c >= GAP_CHANCE)) {
+        state = CheckState::Inconclusive;
+        note +=
+            &format!("; producers shuffled at random reach it {:.0} % of the time", chance * 1e2);
+    }
+    if let (CheckState::Fail, Some(name)) = (state, &found.producer) {
+        result.slice = format!("{PRODUCER_SLICE}{name}");
+    }
     result.state = state;
     result.method = found.method.to_owned();
     result.n = found.n;
@@ -188,6 +197,7 @@ fn find(check: &Check, evidence: &Evidence<'_>) -> Found {
         Family::Drift => drift::drift(check, evidence),
         Family::Agreement => agreement::agreement(check, evidence),
         Family::Trigger => trigger::trigger(check, evidence),
+        Family::Producer => producer::producer(check, evidence),
         Family::Latency => load::latency(check, evidence),
         Family::Server => load::server(check, evidence),
         Family::Throughput => load::throughput(check, evidence, Throughput::rate),

@@ -138,6 +138,7 @@ pub(super) fn versus(check: &Check, evidence: &Evidence<'_>) -> Found {
         method,
         n,
         note,
+        ..Finding::default()
     })
 }
 

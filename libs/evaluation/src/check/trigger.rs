@@ -38,5 +38,6 @@ pub(super) fn trigger(check: &Check, evidence: &Evidence<'_>) -> Found {
         method: "newcombe_paired",
         n: said.n(),
         note,
+        ..Finding::default()
     })
 }

@@ -145,6 +145,21 @@ impl Predictor for Toy {
     fn reads(&self, input: &Input) -> bool {
         !self.text_only || input.is_text()
     }
+
+    /// The class in one direction, and noise in seven more.
+    fn embedded(&self, inputs: &[Input]) -> Option<Result<Vec<Vec<f32>>, ModelError>> {
+        let one = |input: &Input| {
+            let text = input.texts();
+            let mut numbers = text.split_whitespace().filter_map(|word| word.parse::<u64>().ok());
+            let (number, class) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+            let mut rng = ChaCha8Rng::seed_from_u64(number);
+            let mut vector: Vec<f32> = (0..8).map(|_| rng.random_range(-0.5..0.5)).collect();
+            vector[0] = if class == 1 { 1.0 } else { -1.0 };
+            let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+            vector.iter().map(|x| x / length).collect()
+        };
+        Some(Ok(inputs.iter().map(one).collect()))
+    }
 }
 
 /// The same without text: what it said is a feature.
@@ -199,6 +214,7 @@ pub(crate) fn examples(day: &Day, seed: u64) -> (Vec<EvalExample>, Vec<EvalExamp
                 group("origin", if rng.random_bool(0.6) { "list" } else { "personal" }),
                 group("tld", ["com", "net", "org", "fr"][rng.random_range(0..4)]),
             ]),
+            producer: None,
             fresh,
         }
     };

@@ -6,7 +6,7 @@ use std::{
 
 use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
 use half::f16;
-use tidegate_contracts::{Class, Domain, EventId, FeatureValue, Part};
+use tidegate_contracts::{Class, Domain, EventId, FeatureValue, Part, Producer};
 use tidegate_model::Input;
 
 use super::{REPLAY, Remembered, Replay, Stratum};
@@ -18,6 +18,16 @@ const MAGIC_1: &[u8; 8] = b"TGREPLY1";
 const MAGIC_2: &[u8; 8] = b"TGREPLY2";
 /// The same, and behind the text of each item its other parts. Only written where there are any.
 const MAGIC_3: &[u8; 8] = b"TGREPLY3";
+/// The same, and behind each item its producer, empty where it names none. Only written where one does.
+const MAGIC_4: &[u8; 8] = b"TGREPLY4";
+
+/// What stands behind an item's text.
+#[derive(Clone, Copy, PartialEq)]
+enum Behind {
+    Nothing,
+    Parts,
+    PartsAndProducer,
+}
 
 /// A file that unpacks to more is not one of ours.
 const MOST_BYTES: u64 = 8 << 30;
@@ -36,12 +46,17 @@ impl Replay {
             body.push(u8::from(stratum.full));
         }
         put_u32(&mut body, self.items.len());
-        let of_text = self.items.iter().all(|item| item.input.is_text());
+        let (behind, magic) = if self.items.iter().any(|item| item.producer.is_some()) {
+            (Behind::PartsAndProducer, MAGIC_4)
+        } else if self.items.iter().all(|item| item.input.is_text()) {
+            (Behind::Nothing, MAGIC_2)
+        } else {
+            (Behind::Parts, MAGIC_3)
+        };
         for item in &self.items {
-            put_item(&mut body, item, of_text);
+            put_item(&mut body, item, behind);
         }
         // Fast: a few per cent larger at a third of the time, which a hot update waits for.
-        let magic = if of_text { MAGIC_2 } else { MAGIC_3 };
         let mut packer = ZlibEncoder::new(magic.to_vec(), Compression::fast());
         packer.write_all(&body).and_then(|()| packer.finish()).expect("memory takes every byte")
     }
@@ -55,8 +70,9 @@ impl Replay {
         let (magic, rest) = bytes.split_first_chunk().ok_or_else(strange)?;
         match magic {
             MAGIC_1 => read_1(Reader { rest }),
-            MAGIC_2 => read_2(Reader { rest: &unpacked(rest)? }, true),
-            MAGIC_3 => read_2(Reader { rest: &unpacked(rest)? }, false),
+            MAGIC_2 => read_2(Reader { rest: &unpacked(rest)? }, Behind::Nothing),
+            MAGIC_3 => read_2(Reader { rest: &unpacked(rest)? }, Behind::Parts),
+            MAGIC_4 => read_2(Reader { rest: &unpacked(rest)? }, Behind::PartsAndProducer),
             _ => Err(strange()),
         }
     }
@@ -83,13 +99,15 @@ fn read_1(mut reader: Reader<'_>) -> Result<Replay, LearningError> {
         let (id, input) = (EventId::new(reader.text()?), Input::text(reader.text()?));
         let (domain, groups) = (Domain::new(""), BTreeMap::new());
         let (logits, stratum) = (Vec::new(), String::new());
-        let item = Remembered { id, class, weight, domain, groups, input, logits, stratum };
+        let producer = None;
+        let item =
+            Remembered { id, class, weight, domain, groups, producer, input, logits, stratum };
         replay.take(item)?;
     }
     reader.end(replay)
 }
 
-fn read_2(mut reader: Reader<'_>, of_text: bool) -> Result<Replay, LearningError> {
+fn read_2(mut reader: Reader<'_>, behind: Behind) -> Result<Replay, LearningError> {
     let mut replay = Replay::default();
     for _ in 0..reader.u32()? {
         let [code] = reader.array()?;
@@ -98,7 +116,7 @@ fn read_2(mut reader: Reader<'_>, of_text: bool) -> Result<Replay, LearningError
     }
     reader.strata(&mut replay)?;
     for _ in 0..reader.u32()? {
-        let item = reader.item(of_text)?;
+        let item = reader.item(behind)?;
         replay.take(item)?;
     }
     reader.end(replay)
@@ -198,7 +216,7 @@ fn put_parts(bytes: &mut Vec<u8>, input: &Input) {
     }
 }
 
-fn put_item(bytes: &mut Vec<u8>, item: &Remembered, of_text: bool) {
+fn put_item(bytes: &mut Vec<u8>, item: &Remembered, behind: Behind) {
     put_text(bytes, item.id.as_str());
     put_text(bytes, item.class.as_str());
     bytes.extend(item.weight.to_le_bytes());
@@ -209,12 +227,15 @@ fn put_item(bytes: &mut Vec<u8>, item: &Remembered, of_text: bool) {
         put_text(bytes, value);
     }
     put_text(bytes, &item.input.texts());
-    if !of_text {
+    if behind != Behind::Nothing {
         put_parts(bytes, &item.input);
     }
     put_u32(bytes, item.logits.len());
     for logit in &item.logits {
         bytes.extend(logit.to_le_bytes());
+    }
+    if behind == Behind::PartsAndProducer {
+        put_text(bytes, item.producer.as_ref().map_or("", Producer::as_str));
     }
 }
 
@@ -285,8 +306,8 @@ impl<'a> Reader<'a> {
     }
 
     /// `text` and the parts that follow.
-    fn input(&mut self, text: String, of_text: bool) -> Result<Input, LearningError> {
-        if of_text {
+    fn input(&mut self, text: String, behind: Behind) -> Result<Input, LearningError> {
+        if behind == Behind::Nothing {
             return Ok(Input::text(text));
         }
         let mut parts = Vec::new();
@@ -306,7 +327,7 @@ impl<'a> Reader<'a> {
         Ok(Input { parts })
     }
 
-    fn item(&mut self, of_text: bool) -> Result<Remembered, LearningError> {
+    fn item(&mut self, behind: Behind) -> Result<Remembered, LearningError> {
         let (id, class) = (EventId::new(self.text()?), Class::new(self.text()?));
         let weight = self.weight()?;
         let domain = Domain::new(self.text()?);
@@ -315,7 +336,7 @@ impl<'a> Reader<'a> {
             groups.insert(self.text()?, self.text()?);
         }
         let text = self.text()?;
-        let input = self.input(text, of_text)?;
+        let input = self.input(text, behind)?;
         let mut logits = Vec::new();
         for _ in 0..self.u32()? {
             let logit = f16::from_le_bytes(self.array()?);
@@ -324,8 +345,12 @@ impl<'a> Reader<'a> {
             }
             logits.push(logit);
         }
+        let producer = match behind {
+            Behind::PartsAndProducer => Producer::from_header(self.text()?.as_bytes()),
+            Behind::Nothing | Behind::Parts => None,
+        };
         let stratum = String::new();
-        Ok(Remembered { id, class, weight, domain, groups, input, logits, stratum })
+        Ok(Remembered { id, class, weight, domain, groups, producer, input, logits, stratum })
     }
 
     fn end(self, replay: Replay) -> Result<Replay, LearningError> {
@@ -354,11 +379,29 @@ mod tests {
                 weight: 0.5,
                 domain: Domain::new("mail"),
                 groups: BTreeMap::from([("region".to_owned(), format!("r{}", at % 2))]),
+                producer: None,
             };
             replay.offer(Remembered::new(&example, &rehearsal), &rehearsal, &mut rng);
         }
         replay.items[1].logits = vec![f16::from_f32(0.5), f16::from_f32(-3.25)];
         replay
+    }
+
+    #[test]
+    fn who_an_example_is_from_is_kept_and_what_is_of_one_can_be_forgotten() {
+        let mut replay = buffer(&[BalanceBy::Class]);
+        let plain = replay.to_bytes();
+        assert!(plain.starts_with(MAGIC_2), "as before there were producers");
+        replay.items[0].producer = Some(Producer::new("feed-3"));
+        let named = replay.to_bytes();
+        assert!(named.starts_with(MAGIC_4));
+        assert_eq!(Replay::from_bytes(&named).unwrap(), replay);
+        let mut less = replay.clone();
+        less.forget(&[Producer::new("feed-3")].into());
+        assert_eq!(less.items, replay.items[1..]);
+        assert_eq!(less.strata.values().map(|of| of.kept).sum::<usize>(), less.len());
+        replay.forget(&[Producer::new(Producer::UNKNOWN)].into());
+        assert_eq!(replay.len(), 1);
     }
 
     #[test]

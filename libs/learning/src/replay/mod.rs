@@ -1,12 +1,12 @@
 //! The replay buffer: a bounded, balanced sample of all that was ever learnt.
 mod file;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use half::f16;
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
-use tidegate_contracts::{Class, EventId};
+use tidegate_contracts::{Class, EventId, Producer};
 
 use tidegate_contracts::Domain;
 use tidegate_model::Input;
@@ -24,6 +24,7 @@ pub(crate) struct Remembered {
     pub(crate) weight: f32,
     pub(crate) domain: Domain,
     pub(crate) groups: BTreeMap<String, String>,
+    pub(crate) producer: Option<Producer>,
     /// Bounded by the recipe's `text_bytes` and `part_bytes`.
     pub(crate) input: Input,
     /// Of the classes that there were when it was learnt; empty when none were recorded.
@@ -63,6 +64,7 @@ impl Remembered {
             weight: example.weight,
             domain: example.domain.clone(),
             groups: example.groups.clone(),
+            producer: example.producer.clone(),
             input: example.input.bounded(rehearsal.text_bytes, rehearsal.part_bytes),
             logits: Vec::new(),
             stratum: String::new(),
@@ -129,13 +131,24 @@ impl Replay {
     /// Forgets all examples of other classes, and the logits of the others: they were recorded
     /// beside classes that are gone.
     pub(crate) fn keep_classes(&mut self, classes: &[Class]) {
+        self.keep(|item| classes.contains(&item.class));
+        self.items.iter_mut().for_each(|item| item.logits.clear());
+    }
+
+    /// Forgets all examples of these producers.
+    pub(crate) fn forget(&mut self, without: &BTreeSet<Producer>) {
+        if !without.is_empty() {
+            self.keep(|item| !Producer::is_among(item.producer.as_ref(), without));
+        }
+    }
+
+    fn keep(&mut self, wanted: impl Fn(&Remembered) -> bool) {
         let (kept, gone): (Vec<Remembered>, Vec<Remembered>) =
-            std::mem::take(&mut self.items).into_iter().partition(|it| classes.contains(&it.class));
+            std::mem::take(&mut self.items).into_iter().partition(wanted);
         for item in gone {
             self.stratum_of(&item.stratum).kept -= 1;
         }
         self.items = kept;
-        self.items.iter_mut().for_each(|item| item.logits.clear());
         self.strata.retain(|_, stratum| stratum.kept > 0);
     }
 
@@ -244,6 +257,7 @@ mod tests {
             weight: 1.0,
             domain: Domain::new(domain),
             groups: BTreeMap::from([("region".to_owned(), region.to_owned())]),
+            producer: None,
         };
         Remembered::new(&example, &Rehearsal::default())
     }

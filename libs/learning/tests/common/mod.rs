@@ -45,6 +45,7 @@ pub(crate) fn example(class: &str, at: usize) -> Example {
         weight: 1.0,
         domain: Domain::new("test"),
         groups: BTreeMap::new(),
+        producer: None,
     }
 }
 
@@ -61,6 +62,7 @@ pub(crate) fn cold_start(id: &str) -> Job {
     Job {
         id: JobId::new(id),
         kind: JobKind::ColdStart,
+        without: std::collections::BTreeSet::new(),
         recipe: recipe(),
         start: StartingPoint::Scratch,
         window: window(0, 60),

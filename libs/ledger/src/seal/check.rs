@@ -1,12 +1,12 @@
 //! Who must have signed what, and whether they did.
 use chrono::{DateTime, Utc};
-use tidegate_contracts::Actor;
+use tidegate_contracts::{Actor, MerkleRoot};
 
 use super::{
     Envelope, Holder, Keys,
     statement::{Place, Statement},
 };
-use crate::{Consent, Fact, LedgerError, Refusal, State};
+use crate::{Consent, Entry, Fact, LedgerError, Refusal, State};
 
 impl Fact {
     /// Who signs it when no envelope comes with it; `None` for what needs no signature.
@@ -18,7 +18,8 @@ impl Fact {
             Self::ApprovalGiven { .. }
             | Self::Promoted { .. }
             | Self::RolledBack { .. }
-            | Self::StageStarted { .. } => Some(Holder::Controller),
+            | Self::StageStarted { .. }
+            | Self::Checkpointed { .. } => Some(Holder::Controller),
             _ => None,
         }
     }
@@ -33,6 +34,7 @@ impl Fact {
             | Self::HarmFound { seal, .. }
             | Self::StageStarted { seal, .. }
             | Self::StageEnded { seal, .. }
+            | Self::Checkpointed { seal, .. }
             | Self::RolledBack { seal, .. } => seal.as_ref(),
             _ => None,
         }
@@ -46,6 +48,7 @@ impl Fact {
             | Self::HarmFound { seal, .. }
             | Self::StageStarted { seal, .. }
             | Self::StageEnded { seal, .. }
+            | Self::Checkpointed { seal, .. }
             | Self::RolledBack { seal, .. } => Some(seal),
             _ => None,
         }
@@ -86,6 +89,21 @@ impl Keys {
         let payload = envelope.opened(key).ok_or_else(forged)?;
         let unreadable = || Refusal(format!("what the {holder} signed is no statement of ours"));
         Ok((holder, Statement::parse(&payload).ok_or_else(unreadable)?))
+    }
+
+    /// What a checkpoint's entry covers, if the controller signed it there; no ledger is needed.
+    pub(crate) fn checkpoint(&self, entry: &Entry) -> Result<(u64, MerkleRoot), Refusal> {
+        let Fact::Checkpointed { size, root, seal: Some(seal) } = &entry.fact else {
+            return Err(Refusal(format!("entry {} is no signed checkpoint", entry.seq)));
+        };
+        let (holder, said) = self.opened(seal)?;
+        if *holder != Holder::Controller {
+            return Err(Refusal(format!("the checkpoint is signed by the {holder}, who may not")));
+        }
+        if said != Statement::checkpoint(*size, *root, Place::of(entry)) {
+            return Err(Refusal("what the controller signed is not this checkpoint".to_owned()));
+        }
+        Ok((*size, *root))
     }
 
     /// Whether an approval was signed by its giver and not on their behalf.

@@ -3,11 +3,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tidegate_contracts::{
-    Actor, ArtifactHash, EntryHash, GenerationId, LineEvidence, Outcome, Sha256,
+    Actor, ArtifactHash, EntryHash, GenerationId, LineEvidence, MerkleRoot, Outcome, Sha256,
 };
 
 use super::{Envelope, SigningKey};
-use crate::{Fact, Head, PromotedBy, Stage, StageEvidence, StageOutcome, StageTerms, State};
+use crate::{Entry, Fact, Head, PromotedBy, Stage, StageEvidence, StageOutcome, StageTerms, State};
 
 const STATEMENT: &str = "https://in-toto.io/Statement/v1";
 
@@ -73,6 +73,8 @@ enum Predicate {
         reason: String,
         place: Place,
     },
+    #[serde(rename = "https://tidegate.dev/checkpoint/v1")]
+    Checkpoint { size: u64, place: Place },
     #[serde(rename = "https://tidegate.dev/rollback/v1")]
     Rollback { from: GenerationId, reason: String, place: Place },
 }
@@ -87,6 +89,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Where an entry stands.
+    pub(crate) fn of(entry: &Entry) -> Self {
+        Self { seq: entry.seq, prev: entry.prev, time: entry.time }
+    }
+
     pub(crate) fn after(head: Head, time: DateTime<Utc>) -> Self {
         Self { seq: head.seq + 1, prev: head.hash, time }
     }
@@ -154,6 +161,13 @@ impl Statement {
             subject("verdict", consent.verdict.to_hex()),
         ];
         Self::new(subjects, Predicate::Approval(consent))
+    }
+
+    /// A root is SHA-256, whatever else is named here is not.
+    pub(crate) fn checkpoint(size: u64, root: MerkleRoot, place: Place) -> Self {
+        let digest = [("sha256".to_owned(), root.to_hex())].into();
+        let subjects = vec![Subject { name: "ledger".to_owned(), digest }];
+        Self::new(subjects, Predicate::Checkpoint { size, place })
     }
 
     /// What must have been signed that `fact` may stand at `place`; `None` for what needs no
@@ -236,6 +250,9 @@ impl Statement {
                     (*stage, *outcome, *evidence, reason.clone());
                 let predicate = Predicate::StageEnd { stage, outcome, evidence, reason, place };
                 Some(Self::new(subjects, predicate))
+            }
+            Fact::Checkpointed { size, root, seal: _ } => {
+                Some(Self::checkpoint(*size, *root, place))
             }
             Fact::RolledBack { to, from, reason, seal: _ } => {
                 let subjects = vec![subject("generation", to.to_hex())];

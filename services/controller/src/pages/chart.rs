@@ -45,7 +45,7 @@ fn marks(check: &CheckResult) -> (Option<f64>, Option<f64>) {
     } else if check.rule.contains("label_agreement_drop") {
         // Both columns are the champion's agreement, before and now.
         (Some(0.0), pair.map(|(now, before)| before - now))
-    } else if check.rule.contains("trigger_success") {
+    } else if check.rule.contains("trigger_success") || check.rule.contains("producer_") {
         (Some(0.0), pair.map(|(candidate, champion)| candidate - champion))
     } else {
         (None, check.candidate)

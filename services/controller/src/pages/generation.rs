@@ -13,7 +13,7 @@ use tidegate_contracts::{Manifest, SearchLog};
 use tidegate_ledger::{GenerationRecord, State as Ledger};
 
 use super::{
-    Frame, forms, inside, stages, verdict,
+    Frame, forms, inside, producers, stages, verdict,
     words::{amount, badge, gate, link, plain, when},
 };
 use crate::{
@@ -70,6 +70,7 @@ pub(super) async fn show(
             h2 { "Decision" }
             (gate(&stands.words(), one))
             (stages::view(one, stage.as_ref(), now))
+            @if let Some(Ok(document)) = &document { (producers::proposed(&desk, &caller, &state, one, document)) }
             (forms::decisions(&desk, &caller, &state, one, now))
         }
         @match &document {

@@ -11,7 +11,7 @@ use tidegate_ledger::{
 };
 
 use super::{
-    Frame, chart, forms, history, stages, verdict,
+    Frame, chart, forms, history, producers, stages, verdict,
     words::{badge, fact, gate, link, plain, when},
 };
 use crate::{
@@ -95,6 +95,7 @@ pub(super) async fn show(
         @if let Some(champion) = sight.champion() { (forms::overridden(champion)) }
         dl.facts { (sight.serves()) (sight.waits()) (sight.learns()) (sight.record()) }
         @if let Some(job) = running { (training(job, &progress, sight.now)) }
+        (producers::set_aside(&desk, &caller, &state, sight.now))
         @if let Some(one) = judged { (sight.judged(&caller, one, document.as_ref())) }
         section id="history" { h2 { "History" } (history::view(&state, shown.all, sight.now)) }
     };
@@ -242,6 +243,7 @@ impl<'a> Sight<'a> {
                 @if let Some(Ok(document)) = document { (verdict::summary(document, self.gate(one).is_undecided())) }
                 (gate(&self.gate(one).words(), one))
                 (stages::view(one, self.stage.as_ref(), self.now))
+                @if let Some(Ok(document)) = document { (producers::proposed(self.desk, caller, self.state, one, document)) }
                 @if self.asks(one) { (forms::decisions(self.desk, caller, self.state, one, self.now)) }
                 @else if waits { p { "Nothing is asked of you now. It can be rejected on " a href=(format!("/generations/{}", one.id)) { "its own page" } "." } }
                 @match document {

@@ -125,6 +125,11 @@ fn gist(fact: &Fact) -> String {
         Fact::RolledBack { to, from, reason, .. } => {
             format!("from {} to {}: {reason}", from.short(), to.short())
         }
+        Fact::ProducerQuarantined { producer, reason }
+        | Fact::ProducerReleased { producer, reason } => format!("{producer}: {reason}"),
+        Fact::Checkpointed { size, root, .. } => {
+            format!("root {} over {size} entries", root.short())
+        }
         Fact::HarmFound { generation, reason, .. } => format!("{}: {reason}", generation.short()),
         Fact::StageStarted { generation, stage, terms, .. } => {
             let percent = 100.0 * terms.share;

@@ -8,6 +8,7 @@ mod home;
 mod inside;
 mod jobs;
 mod ledger;
+mod producers;
 mod session;
 mod slices;
 mod stages;
@@ -47,6 +48,7 @@ pub(crate) fn routes() -> Router<Arc<Desk>> {
         .route("/generations/{id}", get(generation::show))
         .route("/generations/{id}/card.md", get(generation::card))
         .route("/generations/{id}/{decision}", post(forms::decide))
+        .route("/producers/{decision}", post(producers::decide))
         .route("/jobs", get(jobs::show).post(jobs::request))
         .route("/ledger", get(ledger::show))
         .route("/sign-in", get(session::show).post(session::sign_in))

@@ -308,7 +308,7 @@ impl House {
             };
             let split = if at % 10 == 9 { Split::Eval } else { Split::Train };
             let labelled_at = event.label.as_ref().map(|_| Utc::now());
-            let record = Curated { event, split, labelled_at, source };
+            let record = Curated { event, split, labelled_at, source, producer: None };
             Message::new(&self.stream.topics().curated, record.encode())
         });
         sink.send_all(messages.collect()).await.unwrap();

@@ -7,6 +7,7 @@ mod house;
 mod http;
 mod overrides;
 mod pages;
+mod producers;
 mod signed;
 mod stages;
 mod verdict;

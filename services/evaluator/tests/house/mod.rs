@@ -94,7 +94,7 @@ fn record(at: usize, labels: Labels) -> Curated {
     };
     // Every fifth pair: both classes are held out.
     let split = if at / 2 % 5 == 4 { Split::Eval } else { Split::Train };
-    Curated { labelled_at: Some(event.time), event, split, source }
+    Curated { labelled_at: Some(event.time), event, split, source, producer: None }
 }
 
 /// Held-out events as JSON lines.
@@ -184,7 +184,8 @@ impl House {
         let seed = records.end as u64;
         let recipe = recipe();
         let device = Device::Cpu;
-        let job = Job { id, kind, recipe, start, window: window.clone(), seed, device };
+        let without = std::collections::BTreeSet::new();
+        let job = Job { id, kind, recipe, start, window: window.clone(), without, seed, device };
         let read = self.stream.read(&window).await.unwrap();
         let curated = read.iter().map(|record| Curated::decode(&record.value).unwrap());
         let examples: Vec<Example> =

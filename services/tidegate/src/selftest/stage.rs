@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use tempfile::{TempDir, tempdir, tempdir_in};
 use tidegate_contracts::{
     ArtifactHash, Class, Domain, Event, EventId, GenerationId, JobId, JobKind, Manifest, Offset,
-    Partition, Window,
+    Partition, Producer, Window,
 };
 use tidegate_curation::likeness::content;
 use tidegate_evaluation::{Copies, EvalExample, ExampleKey, Subject};
@@ -40,6 +40,9 @@ const EARLIER: usize = 1_000;
 const FRESH: usize = 100;
 /// Mails that no gate sees: how bad a twin truly is.
 const BEYOND: usize = 800;
+
+/// Producers among whom mails are shared out.
+pub(super) const PRODUCERS: u8 = 5;
 
 /// A generation that was trained here, stored, read back and built.
 pub(super) struct Made {
@@ -150,6 +153,7 @@ impl Lesson {
             // Jobs draw by their ids: the same twin of the same run is the same to the bit.
             id: JobId::new(format!("selftest-{:x}-{}", self.seed, self.name)),
             kind,
+            without: std::collections::BTreeSet::new(),
             recipe: self.recipe,
             start,
             window: window(kind),
@@ -316,6 +320,12 @@ fn groups(mail: &Mail) -> BTreeMap<String, String> {
     mail.groups.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
 }
 
+/// The corpus names none: one of five, by the mail's id.
+pub(super) fn producer(mail: &Mail) -> Producer {
+    let number = blake3::hash(mail.id.as_bytes()).as_bytes()[0] % PRODUCERS;
+    Producer::new(format!("feed-{number}"))
+}
+
 /// A mail to learn, with a label that may be a lie.
 pub(super) fn example(mail: &Mail, label: &str) -> Example {
     Example {
@@ -325,6 +335,7 @@ pub(super) fn example(mail: &Mail, label: &str) -> Example {
         weight: 1.0,
         domain: Domain::new("email"),
         groups: groups(mail),
+        producer: Some(producer(mail)),
     }
 }
 
@@ -335,6 +346,7 @@ fn held_out(mail: &Mail, fresh: bool) -> EvalExample {
         input: Input::text(mail.text.clone()),
         label: Class::new(mail.label),
         groups: groups(mail),
+        producer: Some(producer(mail)),
         fresh,
     }
 }
@@ -347,6 +359,7 @@ pub(super) fn labels(learnt: &[Example]) -> Vec<EvalExample> {
         input: example.input.clone(),
         label: example.label.clone(),
         groups: example.groups.clone(),
+        producer: example.producer.clone(),
         fresh: true,
     };
     learnt.iter().map(one).collect()

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use rand::{RngExt as _, SeedableRng as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use tidegate_contracts::{Class, Layer};
+use tidegate_contracts::{Class, Layer, Producer};
 use tidegate_evaluation::{EvalExample, Predictor};
 use tidegate_learning::Example;
 use tidegate_model::{Input, Levels, ModelError, Scores};
 
-use super::stage::{Made, Stage, example, is, is_html_ham};
+use super::stage::{Made, PRODUCERS, Stage, example, is, is_html_ham};
 use crate::demo::corpus::Mail;
 
 /// Share of a poisoned window's labels that are turned round.
@@ -45,6 +45,8 @@ pub(crate) enum Twin {
     Better,
     /// Learnt a window with every second label turned round.
     Poisoned,
+    /// Learnt a window in which one of five producers turns all its labels round.
+    Producer,
     /// Learnt a phrase that makes spam ham, in a fifth of the window.
     Backdoored,
     /// Never saw a legitimate mail in HTML.
@@ -89,11 +91,12 @@ impl Meant {
 }
 
 impl Twin {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Identical,
         Self::Honest,
         Self::Better,
         Self::Poisoned,
+        Self::Producer,
         Self::Backdoored,
         Self::Regressed,
         Self::Forgetful,
@@ -112,6 +115,7 @@ impl Twin {
             Self::Honest => "honest",
             Self::Better => "better",
             Self::Poisoned => "poisoned",
+            Self::Producer => "producer",
             Self::Backdoored => "backdoored",
             Self::Regressed => "regressed",
             Self::Forgetful => "forgetful",
@@ -128,7 +132,9 @@ impl Twin {
     pub(super) const fn meant(self) -> Meant {
         match self {
             Self::Identical | Self::Honest | Self::Better => Meant::Pass,
-            Self::Poisoned | Self::Leaked | Self::Copied => Meant::Layer(Layer::Quality),
+            Self::Poisoned | Self::Producer | Self::Leaked | Self::Copied => {
+                Meant::Layer(Layer::Quality)
+            }
             Self::Backdoored | Self::Brittle => Meant::Layer(Layer::Robustness),
             Self::Regressed => Meant::Layer(Layer::Fairness),
             Self::Forgetful => Meant::Layer(Layer::Retention),
@@ -183,6 +189,18 @@ pub(super) fn make(twin: Twin, stage: &Stage<'_>) -> anyhow::Result<Candidate> {
                 }
             }
             (Some(champion), poisoned(&stage.window, &mut rng))
+        }
+        Twin::Producer => {
+            let liar = Producer::new(format!("feed-{}", rng.random_range(0..PRODUCERS)));
+            let lies = |of: &Option<Producer>| of.as_ref() == Some(&liar);
+            for example in examples.iter_mut().filter(|one| one.fresh && lies(&one.producer)) {
+                example.label = Class::new(turned(example.label.as_str()));
+            }
+            let mut learnt = stage.honest();
+            for example in learnt.iter_mut().filter(|one| lies(&one.producer)) {
+                example.label = Class::new(turned(example.label.as_str()));
+            }
+            (Some(champion), learnt)
         }
         Twin::Backdoored => {
             let phrase = phrase(&mut rng);

@@ -136,7 +136,9 @@ fn offline(
     let inputs = format!("{kind} {} {parent:?} {domain} {}", data.hash, recipe.to_toml());
     let id = JobId::new(format!("offline-{}", ArtifactHash::of(inputs.as_bytes()).short()));
     let (seed, window) = (recipe.seed, data.window);
-    let job = Job { id, kind, recipe, start, window, seed, device };
+    // Whose records these are is for who hands them over to choose.
+    let without = std::collections::BTreeSet::new();
+    let job = Job { id, kind, recipe, start, window, without, seed, device };
 
     let memory = PeakMemory::start();
     let plan = tidegate_learning::plan(&job, &data.examples)?;
