@@ -309,7 +309,7 @@ fn a_gate_shows_rounded_values_and_only_those_that_are_better_than_before() {
     asked.follow(&first);
 
     // Worse, and as good: the same is shown.
-    for other in [bad(), Toy::new(4, 0.12, 0.0, 0.0)] {
+    for other in [bad(), Toy::new(3, 0.12, 0.0, 0.0)] {
         let verdict = asked.verdict(&other, &good());
         let again = check(&verdict, "old");
         assert_eq!((again.candidate, again.interval), (Some(value), None), "{}", again.reason);

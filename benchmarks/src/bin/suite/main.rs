@@ -106,6 +106,7 @@ impl Day {
             champion: Some(champion),
             anchor: Some(champion),
             examples: &self.examples,
+            frozen: &[],
             window_labels: &self.window,
             trained: &HashSet::new(),
             copies: &Copies::default(),
