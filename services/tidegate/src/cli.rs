@@ -9,7 +9,7 @@ use tidegate_contracts::JobKind;
 use tidegate_ledger::Holder;
 
 use crate::{
-    config::Config, demo, generate, infer, offline, operate, output::Format, produce, run,
+    config::Config, demo, generate, infer, offline, operate, output::Format, outside, produce, run,
     selftest, suite, train,
 };
 

@@ -110,7 +110,6 @@ impl Day {
             window_labels: &self.window,
             trained: &HashSet::new(),
             copies: &Copies::default(),
-            frozen: &[],
             window: &manifest.window,
             line: Line::default(),
             region: "WORLD",
