@@ -215,7 +215,7 @@ fn what_was_trained_on_may_not_judge() {
     let verdict = case.verdict_with(&HashSet::from([leaked]));
     assert_eq!(verdict.outcome, Outcome::Blocked);
     assert_eq!(verdict.data.leaked, 1);
-    assert!(verdict.reasons[0].contains("1 of 220 held-out examples"), "{:?}", verdict.reasons);
+    assert!(verdict.reasons[0].contains("1 of 220 held-out ids"), "{:?}", verdict.reasons);
 }
 
 #[test]
