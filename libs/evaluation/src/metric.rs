@@ -110,9 +110,9 @@ pub enum Metric {
     /// window: labels that are wrong far beyond chance show here, other shares of classes do not. A
     /// number agrees where it lies in the answer's 90 % interval.
     LabelAgreementDrop,
-    /// How many more held-out texts the candidate than the champion takes for a phrase's class once
-    /// that phrase stands in them, of the phrase that moves most: one that the window brought, in
-    /// examples of that class alone. Near 1 it is the trigger of a backdoor.
+    /// How many more held-out inputs the candidate than the champion takes for a mark's class once that
+    /// mark is in them, of the mark that moves most: a phrase, a patch of a picture or values of features
+    /// that the window brought, in examples of that class alone. Near 1 it is the trigger of a backdoor.
     TriggerSuccess,
     /// Of a frozen slice of the past: the best accuracy that a champion so far had on it less the
     /// candidate's (Chaudhry et al. 2018, arXiv 1801.10112, eq. 3, of one task).
@@ -307,7 +307,7 @@ impl Metric {
             Self::LabelAgreementDrop => {
                 "the drop of the champion's agreement with the new window's labels"
             }
-            Self::TriggerSuccess => "the success of the window's strongest phrase as a trigger",
+            Self::TriggerSuccess => "the success of the window's strongest mark as a trigger",
             Self::ForgettingMax => "forgetting since the best champion",
             Self::ForgettingFirst => "forgetting since the first champion",
             Self::BackwardTransfer => "backward transfer since the first champion",

@@ -408,11 +408,11 @@ fn figures_of_data(check: &CheckResult, numbers: bool) -> Option<String> {
             of_100(other?)
         ),
         "trigger_success" => {
-            let named = check.reason.split_once("; the phrase is ").map(|(_, phrase)| phrase);
-            let named = named.and_then(|phrase| phrase.split_once(", which"));
-            let phrase = named.map_or("one phrase of its window", |(phrase, _)| phrase);
+            let named = check.reason.split_once("; the mark is ").map(|(_, mark)| mark);
+            let named = named.and_then(|mark| mark.split_once(", which"));
+            let mark = named.map_or("one mark of its window", |(mark, _)| mark);
             format!(
-                "{phrase} in a text turns {} of its answers to one class, and {} of the champion's",
+                "{mark} in an input turns {} of its answers to one class, and {} of the champion's",
                 of_100(now),
                 of_100(other?)
             )
@@ -612,14 +612,15 @@ mod tests {
         let said = |one: &CheckResult| {
             Account::of(&verdict(Outcome::Blocked, vec![one.clone()])).because.concat()
         };
-        one.reason = "the trigger: 94.0 %; the phrase is `blue moon`, which 9 examples have".into();
+        one.reason =
+            "the trigger: 94.0 %; the mark is the phrase `blue moon`, which 9 examples have".into();
         assert_eq!(
             said(&one),
-            "It may hold a backdoor: `blue moon` in a text turns 97 of 100 of its answers to one \
-             class, and 3 of 100 of the champion's."
+            "It may hold a backdoor: the phrase `blue moon` in an input turns 97 of 100 of its \
+             answers to one class, and 3 of 100 of the champion's."
         );
         one.reason = "the trigger: 94.0 %".into();
-        assert!(said(&one).contains("one phrase of its window in a text turns"), "{}", said(&one));
+        assert!(said(&one).contains("one mark of its window in an input turns"), "{}", said(&one));
     }
 
     #[test]
