@@ -41,12 +41,7 @@ impl<'a> Kernel<'a> {
         let loss = |&row: &usize| scored.loss(asked.metric, row);
         let losses = rows.iter().map(loss).collect::<Option<Vec<f64>>>().unwrap_or_default();
         let mut kernel = Self { scored, asked, rows, losses, orders: vec![] };
-        let sorted = |by: &dyn Fn(usize) -> f64| {
-            let mut places: Vec<u32> = (0..rows.len() as u32).collect();
-            // The highest first.
-            places.sort_by(|&a, &b| by(rows[b as usize]).total_cmp(&by(rows[a as usize])));
-            places
-        };
+        let sorted = |by: &dyn Fn(usize) -> f64| highest_first(rows.iter().map(|&row| by(row)));
         match (asked.metric, &scored.numbers) {
             (Metric::MedianAe, Some(numbers)) => {
                 kernel.orders.push((0, sorted(&|row| numbers.error(row))));
@@ -210,6 +205,20 @@ impl<'a> Kernel<'a> {
         }
         step(hit, alarm);
     }
+}
+
+/// Places of the values, the highest first; equal ones as they came. Keys are sorted and not looked up:
+/// this is most of what an area under a curve costs.
+fn highest_first(values: impl Iterator<Item = f64>) -> Vec<u32> {
+    // The bits of a number, so turned that they are ordered as the numbers are.
+    let key = |value: f64| {
+        let bits = value.to_bits();
+        if value.is_sign_negative() { !bits } else { bits | 1 << 63 }
+    };
+    let mut keyed: Vec<(u64, u32)> =
+        values.enumerate().map(|(place, value)| (!key(value), place as u32)).collect();
+    keyed.sort_unstable();
+    keyed.into_iter().map(|(_, place)| place).collect()
 }
 
 /// What rows of a metric cannot be told apart by, so that they are one cell; `None` where each row

@@ -151,7 +151,7 @@ fn marked(
     mark: impl Fn(Part) -> Part,
 ) -> [Vec<EvalExample>; 2] {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
-    let mut example = |at: usize, part: Part, class: &str, fresh: bool| EvalExample {
+    let example = |at: usize, part: Part, class: &str, fresh: bool| EvalExample {
         id: EventId::new(format!("e-{fresh}-{at}")),
         domain: Domain::new("d"),
         input: Input { parts: vec![part] },
