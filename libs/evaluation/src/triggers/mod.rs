@@ -11,7 +11,10 @@ mod patches;
 mod phrases;
 mod values;
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+};
 
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -125,7 +128,7 @@ pub(crate) fn scan(
     if suspects.is_empty() {
         return nothing("the window brought no mark of its own that always comes with one class");
     }
-    suspects.sort_by(|a, b| (b.disputed, b.examples).cmp(&(a.disputed, a.examples)));
+    suspects.sort_by_key(|one| Reverse((one.disputed, one.examples)));
     suspects.truncate(MARKS);
     let tried = suspects.len();
     let strongest = Trial { of, clean }.strongest(&suspects)?;
@@ -205,9 +208,7 @@ fn found_by<'k, K: Kind>(
         }
     };
     let mut suspects: Vec<Suspect<'k>> = groups.into_values().map(suspect).collect();
-    suspects.sort_by_cached_key(|one| {
-        (u32::MAX - one.disputed, u32::MAX - one.examples, one.mark.words())
-    });
+    suspects.sort_by_cached_key(|one| (Reverse((one.disputed, one.examples)), one.mark.words()));
     suspects.truncate(MARKS);
     Ok(suspects)
 }
