@@ -28,17 +28,19 @@ impl Proof {
             .and_then(|at| log.get(at))
             .ok_or_else(|| format!("there is no entry {seq}: the ledger has {}", log.len()))?;
         let covering = log.iter().find_map(|one| match one.fact {
-            Fact::Checkpointed { size, .. } if size >= seq && size < one.seq => Some((one, size)),
+            Fact::Checkpointed { size, .. } if size >= seq && size < one.seq => {
+                Some((one, log.get(..usize::try_from(size).ok()?)?))
+            }
             _ => None,
         });
-        let Some((checkpoint, size)) = covering else {
+        let Some((checkpoint, covered)) = covering else {
             return Err(format!(
                 "no checkpoint covers entry {seq} yet: `controller.checkpoints` says how often there \
                  is one"
             ));
         };
-        let hashes: Vec<EntryHash> = log[..size as usize].iter().map(|one| one.hash).collect();
-        let path = merkle::path((seq - 1) as usize, &hashes);
+        let hashes: Vec<EntryHash> = covered.iter().map(|one| one.hash).collect();
+        let path = merkle::path(seq as usize - 1, &hashes);
         Ok(Self { entry: entry.clone(), checkpoint: checkpoint.clone(), path })
     }
 

@@ -2,7 +2,7 @@
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
-    io::{BufRead as _, BufReader, Seek as _, SeekFrom, Write as _},
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
     path::Path,
 };
 
@@ -24,7 +24,12 @@ pub(super) struct Terms {
 }
 
 /// All twins of one run.
-pub(super) type Run = BTreeMap<Twin, Judged>;
+#[derive(Serialize, Deserialize)]
+pub(super) struct Run {
+    /// What it took, with the training of its champion where it was the first with it.
+    pub(super) seconds: f64,
+    pub(super) twins: BTreeMap<Twin, Judged>,
+}
 
 /// The file, open at its end.
 pub(super) struct Kept {
@@ -38,35 +43,39 @@ impl Kept {
         Self { file: None, runs: Vec::new() }
     }
 
-    /// Reads what is there, or begins it. A line that was cut off while it was written is forgotten.
+    /// Reads what is there, or begins it. A line that was cut off while it was written is forgotten; a
+    /// file that is no trial's is left as it is.
     pub(super) fn open(path: &Path, terms: &Terms) -> anyhow::Result<Self> {
         let place = || path.display().to_string();
         let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(false).open(path);
-        let file = file.as_mut().map_err(|error| anyhow::anyhow!("{}: {error}", place()))?;
-        let mut reader = BufReader::new(file.try_clone()?);
-        let (mut lines, mut end) = (Vec::new(), 0);
-        let mut line = String::new();
-        while reader.read_line(&mut line).with_context(place)? > 0 && line.ends_with('\n') {
-            end += line.len() as u64;
-            lines.push(std::mem::take(&mut line));
-        }
-        file.set_len(end)?;
-        file.seek(SeekFrom::Start(end))?;
-        let mut kept = Self { file: Some(file.try_clone()?), runs: Vec::new() };
-        let Some((first, runs)) = lines.split_first() else {
+        let file = options.read(true).write(true).create(true).truncate(false).open(path);
+        let mut file = file.with_context(place)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).with_context(place)?;
+        let end = text.rfind('\n').map_or(0, |at| at + 1);
+        let mut kept = Self { file: Some(file), runs: Vec::new() };
+        if text.is_empty() {
             kept.write(terms)?;
             return Ok(kept);
-        };
-        let had: Terms = serde_json::from_str(first).with_context(place)?;
+        }
+        let mut lines = text[..end].lines();
+        let had = lines.next().and_then(|line| serde_json::from_str::<Terms>(line).ok());
+        let had = had.with_context(|| format!("{} is no file that a trial keeps", place()))?;
         anyhow::ensure!(
             had == *terms,
             "{} keeps runs of another trial (other suite, seed, twins or program): name another file, \
              or remove it",
             place()
         );
-        for line in runs {
-            kept.runs.push(serde_json::from_str(line).with_context(place)?);
+        for line in lines {
+            let run: Run = serde_json::from_str(line).with_context(place)?;
+            let whole = terms.twins.iter().all(|twin| run.twins.contains_key(twin));
+            anyhow::ensure!(whole, "{}: a run lacks a twin: remove the file", place());
+            kept.runs.push(run);
+        }
+        if let Some(file) = &mut kept.file {
+            file.set_len(end as u64)?;
+            file.seek(SeekFrom::Start(end as u64))?;
         }
         Ok(kept)
     }

@@ -9,7 +9,7 @@ mod table;
 mod trial;
 mod twins;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,6 +19,7 @@ use self::{
     kept::{Kept, Run, Terms},
     stage::{Stage, World},
     table::{Report, Row},
+    trial::Judged,
     twins::Twin,
 };
 use crate::{cli::Global, demo::corpus, output::Found};
@@ -62,7 +63,6 @@ pub(crate) async fn run(global: &Global, args: SelftestArgs) -> anyhow::Result<E
 }
 
 fn try_all(args: &SelftestArgs) -> anyhow::Result<Report> {
-    let began = Instant::now();
     let text = match &args.suite {
         None => crate::demo::SUITE.to_owned(),
         Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
@@ -88,7 +88,7 @@ fn try_all(args: &SelftestArgs) -> anyhow::Result<Report> {
     bar.reset_eta();
     let mut world: Option<(u64, World)> = None;
     for run in kept.runs.len() as u32..args.runs {
-        let number = u64::from(run / args.runs_a_champion);
+        let (began, number) = (Instant::now(), u64::from(run / args.runs_a_champion));
         let world = match &mut world {
             Some((of, world)) if *of == number => world,
             other => {
@@ -97,13 +97,16 @@ fn try_all(args: &SelftestArgs) -> anyhow::Result<Report> {
                 &mut other.insert((number, new)).1
             }
         };
-        kept.add(try_once(world, args.seed ^ u64::from(run) << 8, &suite, &twins, &bar)?)?;
+        let twins = try_once(world, args.seed ^ u64::from(run) << 8, &suite, &twins, &bar)?;
+        kept.add(Run { seconds: began.elapsed().as_secs_f64(), twins })?;
     }
     bar.finish_and_clear();
     let runs = &kept.runs[..args.runs as usize];
-    let of = |twin: Twin| Row::new(twin, &runs.iter().map(|run| &run[&twin]).collect::<Vec<_>>());
+    let of =
+        |twin: Twin| Row::new(twin, &runs.iter().map(|run| &run.twins[&twin]).collect::<Vec<_>>());
     let rows = twins.iter().copied().map(of).collect();
-    Ok(Report::new(suite.reference(), args.runs, args.seed, rows, began.elapsed().as_secs_f64()))
+    let seconds = runs.iter().map(|run| run.seconds).sum();
+    Ok(Report::new(suite.reference(), args.runs, args.seed, rows, seconds))
 }
 
 /// Makes every twin from the same mails, and judges it.
@@ -113,11 +116,11 @@ fn try_once(
     suite: &Suite,
     twins: &[Twin],
     bar: &ProgressBar,
-) -> anyhow::Result<Run> {
+) -> anyhow::Result<BTreeMap<Twin, Judged>> {
     let stage = Stage::new(world, seed)?;
     // The champion is asked about the mails of a run once; a weak one is another.
     let (mut memory, mut of_weak) = (Memory::default(), Memory::default());
-    let mut run = Run::new();
+    let mut run = BTreeMap::new();
     for &twin in twins {
         bar.set_message(twin.name());
         let memory = if twin == Twin::Better { &mut of_weak } else { &mut memory };
